@@ -1,0 +1,62 @@
+"""The recipe's ``data`` section. No heavy import here: these classes are read before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ftft.settings import setting
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what."""
+
+    text: list[str] = setting(("text",), "the text column, or the two columns of a pair", factory=list)
+    label: str = setting("label", "the label column: integers or strings")
+    id: str | None = setting(None, "the column of unique ids; without one an id is made from the row's content")
+    group: str | None = setting(None, "a column whose values are groups, for the worst-group metrics")
+    cluster: str | None = setting(None, "a column whose values are clusters that are resampled together in the bootstrap")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One table of examples: a file, or a dataset on the Hugging Face hub."""
+
+    path: str | None = setting(None, "JSONL, CSV, TSV or Parquet, gzip'd or not; environment variables are expanded")
+    hub: str | None = setting(None, "a dataset name on the hub, instead of a path (downloads it)")
+    hub_config: str | None = setting(None, "the hub dataset's configuration")
+    hub_split: str = setting("train", "the hub dataset's split")
+    columns: Columns | None = setting(None, "where the columns differ from data.columns")
+    header: list[str] | None = setting(None, "column names for a CSV or TSV file that has no header line")
+    labels: list[str] | None = setting(None, "the label names in the order of their integers, where labels are integers")
+    rename_labels: dict[str, str] | None = setting(None, "this file's label -> the training set's label")
+    where: dict[str, str | int | bool] | None = setting(None, "keep only the rows whose columns have these values")
+    limit: int | None = setting(None, "use only the first rows (after `where`)")
+
+
+@dataclass(frozen=True)
+class EvaluationFile(DataFile):
+    """A set to evaluate on."""
+
+    role: Literal["id", "ood", "forget"] = setting("ood", "in distribution, out of distribution, or earlier knowledge")
+    split: Literal["validation", "test"] = setting("test", "validation may steer training; test is only reported")
+    merge_labels: dict[str, list[str]] | None = setting(
+        None, "for a set with fewer labels than the model: its label -> the model's labels that count as it"
+    )
+    known_to: list[str] = setting((), "models that were trained on this data, so that it is not OOD for them", factory=list)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The training examples and the sets to evaluate on."""
+
+    train: list[DataFile] | DataFile
+    columns: Columns = field(default_factory=Columns)
+    labels: list[str] | None = setting(None, "the model's label names in order; by default those of the training set, sorted")
+    evaluation: dict[str, EvaluationFile] = setting({}, "the evaluation sets by name", factory=dict)
+    validation_fraction: float = setting(
+        0.1, "share of the training rows, chosen by a hash of their id, held out as the set `validation` "
+        "when no evaluation set has role id and split validation"
+    )
+    drop_duplicates_of_evaluation: bool = setting(False, "leave training rows out whose normalised text is in an evaluation set")

@@ -1,0 +1,177 @@
+"""Crash-safe files: written beside, flushed, renamed; every stored JSON carries its format's name and version.
+
+A reader of the store never sees half a file: either the old content or the new. The rename is atomic on POSIX
+file systems; the folder is flushed too, so that the new name survives a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ftft.errors import UserError
+
+FORMAT, VERSION = "format", "format_version"
+
+
+def explain_os_error(error: OSError, path: Path | str) -> UserError:
+    """The sentence for a disk that is full, a folder that may not be written, and the like."""
+    reasons = {
+        errno.ENOSPC: "the disk is full; free some space and run the same command again",
+        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "permission was denied",
+        errno.EPERM: "permission was denied",
+        errno.ENOENT: "the folder does not exist",
+        errno.ENOTDIR: "a part of the path is a file, not a folder",
+        errno.EISDIR: "a folder stands where a file is meant to be",
+    }
+    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    return UserError(f"cannot write {path}: {reason}")
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename inside it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_file(path: Path) -> None:
+    """Flush a finished file's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success flush it and rename it over ``path``, else remove it.
+
+    Raises UserError where the operating system refuses the writing (full disk, no permission).
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        # mkstemp makes private files; a stored file follows the user's umask like any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        yield temporary
+        flush_file(temporary)
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, payload: Mapping[str, Any], *, kind: str, version: int = 1) -> None:
+    """Write ``payload`` atomically as JSON with its format's name (``ftft/<kind>``) and version in front.
+
+    NaN is written as null: JSON has no NaN, and readers in other languages refuse it.
+    """
+    document = {FORMAT: f"ftft/{kind}", VERSION: version, **_without_nan(dict(payload))}
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str, *, kind: str, version: int = 1) -> dict[str, Any]:
+    """Read what :func:`write_json` wrote; UserError when missing, damaged, of another kind, or from a newer version."""
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a file") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged and cannot be read as JSON: {error}") from None
+    if not isinstance(document, dict) or document.get(FORMAT) != f"ftft/{kind}":
+        raise UserError(f'{path} is not a file of the kind "ftft/{kind}"')
+    found = document.get(VERSION)
+    if not isinstance(found, int) or found > version:
+        raise UserError(f"{path} has format version {found}, and this ftft reads up to {version}; upgrade ftft to read it")
+    return document
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # numpy scalars
+        return _without_nan(value.item())
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def sha256_file(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """A SHA-256 of a JSON-like value that does not depend on the order of keys."""
+    canonical = json.dumps(_without_nan(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class FolderLock:
+    """An exclusive lock on a folder, held by the operating system, so that a killed process never leaves one behind."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._stream: Any = None
+
+    def __enter__(self) -> FolderLock:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._stream = open(self.folder / ".lock", "a+")
+        except OSError as error:
+            raise explain_os_error(error, self.folder) from error
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._stream.seek(0)
+            owner = self._stream.read().strip()
+            self._stream.close()
+            who = f" (process {owner})" if owner else ""
+            raise UserError(f"another run{who} is already working in {self.folder}; wait for it or choose another folder") from None
+        self._stream.seek(0)
+        self._stream.truncate()
+        self._stream.write(str(os.getpid()))
+        self._stream.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()  # closing releases the lock; the empty file stays, for removing it would race

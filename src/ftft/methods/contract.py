@@ -1,0 +1,200 @@
+"""The contract every method lives by: seven questions, one verb each, and the things that pass between them.
+
+A method is one frozen dataclass in one file of one of the seven folders. Its fields are its settings; its verb is
+the protocol of its folder, below; state lives in what the verb returns. A method may declare, as class variables:
+
+``needs``     what must be there: "dynamics", "calibration", "gradients", "frozen_base", "generation", "evaluator"
+``offers``    what it can do: "merge", "save_adapter"
+``tasks``     the tasks it serves, or ("*",)
+``coupling``  what a per-example loss depends on: "none", "batch", "group" or "history"
+``trainable`` "fixed" or "scheduled" (the set of trainable parameters moves during training)
+``artefact``  what ``combine`` leaves: "weights", "adapter" or "predictor"
+``paper``     the source, for the listing
+
+All are literals, so that the listing and the recipe's validation read them without importing the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import torch
+
+    from ftft.data.examples import EvaluationSet, Examples
+    from ftft.dynamics.table import Dynamics
+
+QUESTIONS = ("create", "select", "adapt", "objective", "optimize", "combine", "evaluate")
+ArtefactKind = Literal["weights", "adapter", "predictor"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What ``select`` leaves: which examples are learned from, in a stable order, and by what rule.
+
+    ``ids``: K strings (an id may stand several times only where ``apply`` is "copies"). ``scores``: float64 [K] or
+    None. ``weights``: float64 [K], mean 1 where ``apply`` is "weights", else ones. ``rule``: a JSON-like description
+    that determines the selection given the dynamics. ``counts``: what a reader wants to know (pool, selected, per class).
+    """
+
+    ids: pa.Array
+    weights: np.ndarray
+    rule: Mapping[str, Any]
+    scores: np.ndarray | None = None
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    dynamics_fingerprint: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Batch:
+    """One micro-batch: ``ids`` (B strings), ``rows`` (int64 [B], positions in the training examples), ``labels``
+    (int64 [B]), ``weights`` (float32 [B]) and the model's ``inputs`` (``input_ids`` int64 [B, L], ...)."""
+
+    ids: Sequence[str]
+    rows: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    inputs: dict[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Loss:
+    """What an objective gives: ``total`` (the weighted *sum* over the batch's units; the engine divides by the units
+    of the whole accumulated batch), ``units`` (float, the weight total that ``total`` sums over: examples or tokens),
+    ``per_example`` (float32 [B], detached), ``outputs`` (what the task's forward gave), named ``parts`` for the log."""
+
+    total: torch.Tensor
+    units: float
+    per_example: torch.Tensor
+    outputs: Any
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Models:
+    """The models of a stage by role; ``main`` is trained, others (``teacher``, ``frozen``, ``copilot``) serve it."""
+
+    main: torch.nn.Module
+    others: dict[str, torch.nn.Module] = field(default_factory=dict)
+
+
+@dataclass
+class Artefact:
+    """What ``combine`` leaves: ``kind`` and the state to save (name -> tensor); ``step`` it was taken from, if one."""
+
+    kind: ArtefactKind
+    state: dict[str, torch.Tensor]
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained state ``combine`` may use: the step, its validation score (higher is better) or None, and a loader."""
+
+    step: int
+    score: float | None
+    load: Callable[[], dict[str, torch.Tensor]]
+
+
+@runtime_checkable
+class Creator(Protocol):
+    """create: where do examples come from?"""
+
+    def create(self, examples: Examples, generators: Mapping[str, Any]) -> Examples: ...
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """select: which examples does the model learn from? ``dynamics`` is None where the method does not need them."""
+
+    def select(self, examples: Examples, dynamics: Dynamics | None, *, seed: int) -> Selection: ...
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """adapt: which parameters may change, and in what form? Leaves exactly the trainable parameters with
+    ``requires_grad`` and returns the model (the same one, or a wrapped one)."""
+
+    def adapt(self, model: torch.nn.Module, calibration: Iterator[Batch]) -> torch.nn.Module: ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """objective: what is minimised? ``start`` gives the function of one micro-batch, with whatever state it keeps."""
+
+    def start(self, models: Models, task: Any) -> Callable[[Batch], Loss]: ...
+
+
+@runtime_checkable
+class OptimizerMethod(Protocol):
+    """optimize: how is each step taken? ``start`` gives a torch optimizer over the trainable parameters."""
+
+    learning_rate: float
+
+    def start(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer: ...
+
+
+@runtime_checkable
+class Combiner(Protocol):
+    """combine: what comes out at the end? ``needs_best`` asks the engine to keep the checkpoint with the best score."""
+
+    needs_best: bool
+
+    def combine(
+        self,
+        base: Callable[[], dict[str, torch.Tensor]],
+        checkpoints: Sequence[Checkpoint],
+        evaluator: Callable[[dict[str, torch.Tensor]], float] | None,
+    ) -> Artefact: ...
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """evaluate: how good? ``probabilities``: float64 [N, C] over the set's own classes (merged where it merges)."""
+
+    def evaluate(self, evaluation_set: EvaluationSet, probabilities: np.ndarray, *, seed: int, context: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+
+PROTOCOLS: dict[str, type] = {
+    "create": Creator,
+    "select": Selector,
+    "adapt": Adapter,
+    "objective": Objective,
+    "optimize": OptimizerMethod,
+    "combine": Combiner,
+    "evaluate": Evaluator,
+}
+
+
+class Phase(Protocol):
+    """A part of a stage's training (estimate, prune, train): how long, and a hook at the switch into it."""
+
+    name: str
+    steps: int
+
+    def enter(self, models: Models, optimizer: torch.optim.Optimizer) -> None: ...
+
+
+class Builder(Protocol):
+    """build: what happens to a loaded model before ``adapt`` (cut layers, grow, tensorise)."""
+
+    def build(self, model: torch.nn.Module) -> torch.nn.Module: ...
+
+
+class Search(Protocol):
+    """An ask-and-tell loop over stage templates: learning-rate trials, location search, AutoPEFT alike."""
+
+    def ask(self) -> Mapping[str, Any] | None: ...
+
+    def tell(self, trial: Mapping[str, Any], score: float) -> None: ...

@@ -1,0 +1,53 @@
+"""The recipe: the dataclasses a YAML file is read into. Reading, overriding and checking are in ``reading.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftft.data.settings import DataSettings
+from ftft.engine.settings import DynamicsSettings, ModelSettings, StopSettings, TrainSettings
+from ftft.settings import setting
+
+Section = dict[str, Any]  # {"name": method, setting: value, ...}; "name" alone may be written as a plain string
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run: a model, what it learns from, and how. Each method section answers one of the seven questions."""
+
+    model: ModelSettings
+    train: TrainSettings = field(default_factory=TrainSettings)
+    select: Section = setting({"name": "all"}, "which examples the model learns from", factory=dict)
+    use_dynamics_of: str | None = setting(None, "the stage (or the path of a dynamics file) whose dynamics `select` uses")
+    adapt: Section = setting({"name": "full"}, "which parameters may change", factory=dict)
+    objective: Section = setting({"name": "cross_entropy"}, "what is minimised", factory=dict)
+    optimize: Section = setting({"name": "adamw"}, "how each step is taken", factory=dict)
+    combine: Section = setting({"name": "last"}, "what comes out at the end", factory=dict)
+    stop: StopSettings | None = setting(None, "stop before the planned end; null trains to the end")
+    dynamics: DynamicsSettings | None = setting(None, "what to record of the training dynamics; null records nothing")
+    evaluate: Section = setting({"name": "classification"}, "what is measured on every evaluation set", factory=dict)
+    seed: int | None = setting(None, "this stage's seed; by default the recipe's")
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What kind of task it is, and how long an input may be."""
+
+    name: str = setting("text_classification", "one of `ftft list tasks`")
+    max_length: int = setting(128, "tokens; longer inputs are cut")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A list of named stages over one set of data. A later stage may use what an earlier one left."""
+
+    data: DataSettings
+    stages: dict[str, Stage]
+    name: str | None = setting(None, "the run's name; by default the file's")
+    seed: int = setting(0, "seeds shuffling, dropout, heads and the bootstrap")
+    task: TaskSettings = field(default_factory=TaskSettings)
+    baseline: str | None = setting(None, "the stage that is plain fine-tuning (ERM), for comparison and as the unit of cost")
+    main: str | None = setting(None, "the stage whose model is the run's result; by default the last that is not the baseline")
+    output: str = setting("runs", "the folder that gets a folder for this run")
+    store: str | None = setting(None, "where finished stages are kept for reuse; by default `.store` in `output`")
