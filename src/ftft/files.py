@@ -32,6 +32,7 @@ def explain_os_error(error: OSError, path: Path | str) -> UserError:
         errno.EPERM: "permission was denied",
         errno.ENOENT: "the folder does not exist",
         errno.ENOTDIR: "a part of the path is a file, not a folder",
+        errno.EEXIST: "a file stands where a folder is meant to be",
         errno.EISDIR: "a folder stands where a file is meant to be",
     }
     reason = reasons.get(error.errno or 0, error.strerror or str(error))
@@ -108,6 +109,8 @@ def read_json(path: Path | str, *, kind: str, version: int = 1) -> dict[str, Any
         raise UserError(f"{path} does not exist") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a file") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged and cannot be read as JSON: {error}") from None
     if not isinstance(document, dict) or document.get(FORMAT) != f"ftft/{kind}":
@@ -116,6 +119,11 @@ def read_json(path: Path | str, *, kind: str, version: int = 1) -> dict[str, Any
     if not isinstance(found, int) or found > version:
         raise UserError(f"{path} has format version {found}, and this ftft reads up to {version}; upgrade ftft to read it")
     return document
+
+
+def json_line(payload: Mapping[str, Any]) -> str:
+    """``payload`` as one line of JSON without its newline, NaN and infinities as null as in :func:`write_json`."""
+    return json.dumps(_without_nan(dict(payload)), ensure_ascii=False, allow_nan=False)
 
 
 def _without_nan(value: Any) -> Any:
@@ -167,10 +175,9 @@ class FolderLock:
             self._stream.close()
             who = f" (process {owner})" if owner else ""
             raise UserError(f"another run{who} is already working in {self.folder}; wait for it or choose another folder") from None
-        self._stream.seek(0)
-        self._stream.truncate()
-        self._stream.write(str(os.getpid()))
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # the number only tells others who it is; a full disk must not cost the lock
+            os.ftruncate(self._stream.fileno(), 0)
+            os.write(self._stream.fileno(), str(os.getpid()).encode())
         return self
 
     def __exit__(self, *_: object) -> None:

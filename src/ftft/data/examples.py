@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -65,8 +65,13 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """Everything a recipe's ``data`` section names: the training examples, the evaluation sets, and what was noticed."""
+    """Everything a recipe's ``data`` section names: the training examples, the evaluation sets, and what was noticed.
+
+    ``report``: JSON-like; ``train`` and ``evaluation`` -> set name, each with ``n``, ``classes`` (rows of each label name)
+    and ``empty_texts``; evaluation sets also ``role``, ``split`` and ``duplicates`` (of training rows).
+    """
 
     train: Examples
     evaluation: Mapping[str, EvaluationSet]
     warnings: tuple[str, ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)

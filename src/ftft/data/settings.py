@@ -27,12 +27,13 @@ class DataFile:
     hub: str | None = setting(None, "a dataset name on the hub, instead of a path (downloads it)")
     hub_config: str | None = setting(None, "the hub dataset's configuration")
     hub_split: str = setting("train", "the hub dataset's split")
-    columns: Columns | None = setting(None, "where the columns differ from data.columns")
+    columns: Columns | None = setting(None, "the file's columns where they differ; replaces data.columns as a whole")
     header: list[str] | None = setting(None, "column names for a CSV or TSV file that has no header line")
+    quotes: bool | None = setting(None, "whether fields may stand in double quotes; by default in CSV yes, in TSV no")
     labels: list[str] | None = setting(None, "the label names in the order of their integers, where labels are integers")
     rename_labels: dict[str, str] | None = setting(None, "this file's label -> the training set's label")
     where: dict[str, str | int | bool] | None = setting(None, "keep only the rows whose columns have these values")
-    limit: int | None = setting(None, "use only the first rows (after `where`)")
+    limit: int | None = setting(None, "use only the first rows (after `where`)", ge=1)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ class DataSettings:
     labels: list[str] | None = setting(None, "the model's label names in order; by default those of the training set, sorted")
     evaluation: dict[str, EvaluationFile] = setting({}, "the evaluation sets by name", factory=dict)
     validation_fraction: float = setting(
-        0.1, "share of the training rows, chosen by a hash of their id, held out as the set `validation` "
-        "when no evaluation set has role id and split validation"
+        0.1,
+        "share of the training rows, chosen by a hash of their id, held out as the set `validation` "
+        "when no evaluation set has role id and split validation",
+        gt=0,
+        le=0.5,
     )
-    drop_duplicates_of_evaluation: bool = setting(False, "leave training rows out whose normalised text is in an evaluation set")
+    drop_duplicates_of_evaluation: bool = setting(
+        False, "leave training rows out whose normalised text is in an evaluation set"
+    )

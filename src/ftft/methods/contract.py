@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
+from ftft.methods.questions import QUESTIONS as QUESTIONS
+from ftft.tasks.contract import Batch as Batch
+
 if TYPE_CHECKING:
     import torch
 
     from ftft.data.examples import EvaluationSet, Examples
     from ftft.dynamics.table import Dynamics
 
-QUESTIONS = ("create", "select", "adapt", "objective", "optimize", "combine", "evaluate")
 ArtefactKind = Literal["weights", "adapter", "predictor"]
 
 
@@ -48,21 +50,6 @@ class Selection:
     scores: np.ndarray | None = None
     counts: Mapping[str, Any] = field(default_factory=dict)
     dynamics_fingerprint: str | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass
-class Batch:
-    """One micro-batch: ``ids`` (B strings), ``rows`` (int64 [B], positions in the training examples), ``labels``
-    (int64 [B]), ``weights`` (float32 [B]) and the model's ``inputs`` (``input_ids`` int64 [B, L], ...)."""
-
-    ids: Sequence[str]
-    rows: torch.Tensor
-    labels: torch.Tensor
-    weights: torch.Tensor
-    inputs: dict[str, torch.Tensor]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -163,7 +150,9 @@ class Combiner(Protocol):
 class Evaluator(Protocol):
     """evaluate: how good? ``probabilities``: float64 [N, C] over the set's own classes (merged where it merges)."""
 
-    def evaluate(self, evaluation_set: EvaluationSet, probabilities: np.ndarray, *, seed: int, context: Mapping[str, Any]) -> Mapping[str, Any]: ...
+    def evaluate(
+        self, evaluation_set: EvaluationSet, probabilities: np.ndarray, *, seed: int, context: Mapping[str, Any]
+    ) -> Mapping[str, Any]: ...
 
 
 PROTOCOLS: dict[str, type] = {

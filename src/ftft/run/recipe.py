@@ -27,7 +27,7 @@ class Stage:
     stop: StopSettings | None = setting(None, "stop before the planned end; null trains to the end")
     dynamics: DynamicsSettings | None = setting(None, "what to record of the training dynamics; null records nothing")
     evaluate: Section = setting({"name": "classification"}, "what is measured on every evaluation set", factory=dict)
-    seed: int | None = setting(None, "this stage's seed; by default the recipe's")
+    seed: int | None = setting(None, "this stage's seed; by default the recipe's", ge=0, lt=4294967296)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TaskSettings:
     """What kind of task it is, and how long an input may be."""
 
     name: str = setting("text_classification", "one of `ftft list tasks`")
-    max_length: int = setting(128, "tokens; longer inputs are cut")
+    max_length: int = setting(128, "tokens; longer inputs are cut", ge=1)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Recipe:
     data: DataSettings
     stages: dict[str, Stage]
     name: str | None = setting(None, "the run's name; by default the file's")
-    seed: int = setting(0, "seeds shuffling, dropout, heads and the bootstrap")
+    seed: int = setting(0, "seeds shuffling, dropout, heads and the bootstrap", ge=0, lt=4294967296)
     task: TaskSettings = field(default_factory=TaskSettings)
     baseline: str | None = setting(None, "the stage that is plain fine-tuning (ERM), for comparison and as the unit of cost")
     main: str | None = setting(None, "the stage whose model is the run's result; by default the last that is not the baseline")

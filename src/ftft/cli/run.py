@@ -1,0 +1,41 @@
+"""``ftft run``: run a recipe, or resume it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value.")] = None,
+) -> None:
+    """Run a recipe: train its stages, evaluate, and write the result. Run it again to resume after an interruption."""
+    from ftft.run.reading import check_files, load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    check_files(loaded)
+    execute(loaded)
+
+
+def execute(loaded: object) -> Path:
+    """Run a checked recipe with progress, print the table, write the report; returns the run's folder."""
+    from rich.console import Console
+
+    from ftft.cli.progress import RunProgress
+    from ftft.report.writing import write_report
+    from ftft.run.runner import read_result, run_recipe
+
+    with RunProgress() as progress:
+        folder = run_recipe(loaded, notify=progress)  # type: ignore[arg-type]
+    result = read_result(folder)
+    page = write_report(folder)
+    from ftft.report.terminal import print_result
+
+    console = Console()
+    print_result(result, console)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    console.print(f"model:  {folder / 'model'}", highlight=False, soft_wrap=True)
+    return folder

@@ -1,0 +1,43 @@
+"""``ftft select``: choose examples by a score of their training dynamics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    dynamics: Annotated[Path, typer.Argument(help="A run's folder, a dynamics Parquet, a cartography folder or a long table.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the selection goes: .parquet, .csv or .jsonl.")],
+    score: Annotated[str, typer.Option("--score", help="The score to rank by; `ftft list scores`.")] = "variability",
+    fraction: Annotated[float | None, typer.Option("--fraction", help="Share of the examples to select.")] = None,
+    count: Annotated[int | None, typer.Option("--count", help="Number of examples to select, instead of a share.")] = None,
+    lowest: Annotated[bool, typer.Option("--lowest", help="Select the lowest scores instead of the highest.")] = False,
+    balance: Annotated[
+        str, typer.Option("--balance", help="none, class (equal per class) or prior (keep the class shares).")
+    ] = "none",
+    drop_suspects: Annotated[
+        float, typer.Option("--drop-suspects", help="Share of likely mislabelled examples dropped first.")
+    ] = 0.0,
+    compat: Annotated[str | None, typer.Option("--compat", help="ftft or cartography: the released rule, row for row.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="For the score `random`.")] = 0,
+) -> None:
+    """Choose examples by a score of their training dynamics, and write their ids."""
+    from ftft.dynamics.parquet import open_dynamics
+    from ftft.methods.selection import select, write_selection
+
+    chosen = select(
+        open_dynamics(dynamics),
+        score=score,
+        fraction=fraction,
+        count=count,
+        largest=not lowest,
+        balance=balance,  # type: ignore[arg-type]
+        drop_suspects=drop_suspects,
+        compat=compat,  # type: ignore[arg-type]
+        seed=seed,
+    )
+    write_selection(chosen, out)
+    typer.echo(f"selected {len(chosen):,} of {chosen.counts['pool']:,} examples by {score}; wrote {out}")

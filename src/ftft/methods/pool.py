@@ -1,0 +1,404 @@
+"""What every selector shares: a pool of examples matched with their dynamics, suspects dropped, a `Selection` made.
+
+A selector opens a :class:`Pool`, asks it for scores, lets it choose a number of rows, and lets it write down what was
+chosen. All refusals that do not depend on one method live here: other data's dynamics, evaluation data, too few rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ftft.dynamics.choosing import allocate, by_id, choose, rank, subset_size, whole_part
+from ftft.dynamics.parquet import fingerprint_dynamics
+from ftft.dynamics.scores import SCORES, choose_epochs, compute_score
+from ftft.dynamics.table import Dynamics
+from ftft.errors import UserError, did_you_mean
+from ftft.methods.contract import Selection
+
+Apply = Literal["subset", "copies", "weights"]
+Balance = Literal["none", "class", "prior"] | dict[str, float]
+SuspectScore = Literal["confidence", "aum"]
+
+
+class LabelledExamples(Protocol):
+    """What a selector reads of the examples: `ftft.data.examples.Examples` has it, and so has any object of these four."""
+
+    @property
+    def ids(self) -> pa.Array: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A score to choose by. ``values``: float64 [N] in the score's own unit, NaN where there is none; ``name`` None: random."""
+
+    name: str | None
+    values: np.ndarray
+    largest: bool = True
+    share: float = 1.0
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The values turned so that larger is chosen first."""
+        return self.values if self.largest else -self.values
+
+
+@dataclass(frozen=True)
+class Pool:
+    """N examples to choose from. ``at``: int64 [N], each example's row in the dynamics (None: the same order).
+
+    ``suspects``: bool [N], dropped as suspected mislabelled. Made by :meth:`of`.
+    """
+
+    examples: LabelledExamples
+    ids: pa.Array
+    dynamics: Dynamics | None
+    at: np.ndarray | None
+    suspects: np.ndarray
+    epochs: list[int] | None
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        examples: LabelledExamples,
+        dynamics: Dynamics | None,
+        *,
+        seed: int,
+        epochs: Sequence[int] | None = None,
+        drop_first_epochs: int = 0,
+        drop_suspects: float = 0.0,
+        suspect_score: SuspectScore = "confidence",
+    ) -> Pool:
+        """Match the examples with their dynamics and drop the suspects: the ``floor(drop_suspects * N)`` lowest scores.
+
+        Raises UserError for evaluation data, an empty pool, dynamics of other data, and epochs that were not recorded.
+        """
+        _refuse_evaluation(examples, dynamics)
+        ids = _strings(examples.ids)
+        if len(ids) == 0:
+            raise UserError("there are no examples to select from; the training set is empty")
+        if dynamics is None and drop_suspects:
+            raise UserError("drop_suspects needs training dynamics; name the stage that recorded them in use_dynamics_of")
+        at = None if dynamics is None else _match(examples, ids, dynamics)
+        chosen = None if dynamics is None else choose_epochs(dynamics, drop_first=drop_first_epochs, only=epochs)
+        pool = cls(examples, ids, dynamics, at, np.zeros(len(ids), dtype=bool), chosen, seed)
+        if drop_suspects:
+            lowest_first = rank(-pool.score(suspect_score), ids)
+            pool.suspects[lowest_first[: whole_part(drop_suspects, len(ids))]] = True
+        return pool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def score(self, name: str, *, ddof: int = 0, window: int | None = None, include_ci: bool = False) -> np.ndarray:
+        """The score of every example, float64 [N], NaN where the dynamics never saw it."""
+        if self.dynamics is None:
+            raise UserError(f"choosing by {name} needs training dynamics; name the stage that recorded them in use_dynamics_of")
+        values = compute_score(
+            self.dynamics, name, ddof=ddof, window=window, include_ci=include_ci, seed=self.seed, epochs=self.epochs
+        )
+        return values if self.at is None else values[self.at]
+
+    def require_all_scored(self, ranking: Ranking, compat: str) -> None:
+        """UserError where an example has no score: the released rules are defined for complete dynamics only."""
+        missing = int(np.isnan(ranking.values).sum())
+        if missing:
+            raise UserError(
+                f"compat: {compat} needs a score for every example, and {missing} of {len(self)} have no {ranking.name}; "
+                "leave compat out to choose among the others"
+            )
+
+    def choose(
+        self, rankings: Sequence[Ranking], *, fraction: float | None, count: int | None, balance: Balance = "none"
+    ) -> list[np.ndarray]:
+        """The chosen rows per ranking, best first: k in all, k = count or max(1, floor(fraction * N)).
+
+        N counts the whole pool, suspects included, so that dropping suspects does not change the size (and the cost).
+        Raises UserError where fewer than k examples have a score and are no suspects.
+        """
+        n = len(self)
+        if count is not None and count > n:
+            raise UserError(f"count is {count}, and there are only {n} examples to select from")
+        k = subset_size(fraction, n) if fraction is not None else int(count or 0)
+        unscored = np.zeros(n, dtype=bool)
+        for ranking in rankings:
+            unscored |= np.isnan(ranking.values)
+        free = ~(unscored | self.suspects)
+        if k > free.sum():
+            raise UserError(
+                f"cannot choose {k} of {n} examples: only {int(free.sum())} are left after {int(unscored.sum())} without a "
+                f"score (seen in too few epochs) and {int(self.suspects.sum())} dropped as suspects; ask for fewer"
+            )
+        rows = np.flatnonzero(free)
+        strata, quotas = [rows], [k]
+        if balance != "none":
+            strata, quotas = self._class_strata(rows, k, balance)
+        return choose([ranking.keys for ranking in rankings], [ranking.share for ranking in rankings], self.ids, strata, quotas)
+
+    def _class_strata(self, rows: np.ndarray, k: int, balance: Balance) -> tuple[list[np.ndarray], list[int]]:
+        labels = self.examples.labels
+        if labels is None:
+            raise UserError("balancing over classes needs labels, and these dynamics hold none; leave the balance out")
+        names = [str(name) for name in self.examples.label_names]
+        pool = np.bincount(labels, minlength=len(names))
+        room = np.bincount(labels[rows], minlength=len(names))
+        if isinstance(balance, Mapping):
+            quotas = _quotas_of_shares(balance, names, k, room)
+        else:
+            quotas = allocate(k, [1] * len(names) if balance == "class" else pool.tolist(), room)
+        return [rows[labels[rows] == index] for index in range(len(names))], [int(quota) for quota in quotas]
+
+    def selection(
+        self,
+        rule: Mapping[str, Any],
+        rankings: Sequence[Ranking],
+        rows: Sequence[np.ndarray],
+        *,
+        apply: Apply = "subset",
+        copies: int = 1,
+        weight: float = 2.0,
+        threshold: float | None = None,
+    ) -> Selection:
+        """Write down what was chosen. ``rows``: per ranking its rows, best first. ``threshold``: a rule's own threshold.
+
+        subset: the chosen, in the order of the rankings. copies: every example that is no suspect, by id, then the chosen
+        ``copies`` times over. weights: every example that is no suspect, by id, the chosen with ``weight`` against 1,
+        divided by the mean weight.
+        """
+        chosen = np.concatenate(list(rows)) if len(rows) else np.empty(0, dtype=np.int64)
+        if len(chosen) == 0:
+            raise UserError(f"the rule selects none of {len(self)} examples; ask for a larger fraction")
+        scores = np.full(len(self), np.nan)
+        for ranking, part in zip(rankings, rows):
+            # With one ranking every example's score has one meaning; in a mixture only the chosen have theirs.
+            where: Any = slice(None) if len(rankings) == 1 else part
+            scores[where] = ranking.values[where]
+        weights = np.ones(len(self))
+        order = chosen
+        if apply != "subset":
+            order = by_id(self.ids, np.flatnonzero(~self.suspects))
+            if apply == "copies":
+                order = np.concatenate([order, np.tile(chosen, copies)])
+            else:
+                weights[chosen] = weight
+                weights /= weights[order].mean()
+        return Selection(
+            ids=self.ids.take(pa.array(order)),
+            weights=weights[order],
+            rule=rule,
+            scores=scores[order] if any(ranking.name for ranking in rankings) else None,
+            counts=self._counts(rankings, rows, chosen, len(order), threshold),
+            dynamics_fingerprint=None if self.dynamics is None else fingerprint_dynamics(self.dynamics),
+        )
+
+    def _counts(
+        self, rankings: Sequence[Ranking], rows: Sequence[np.ndarray], chosen: np.ndarray, total: int, threshold: float | None
+    ) -> dict[str, Any]:
+        counts: dict[str, Any] = {
+            "pool": len(self),
+            "selected": len(chosen),
+            "share": len(chosen) / len(self),
+            "rows": total,
+            "suspects_dropped": int(self.suspects.sum()),
+        }
+        named = [(ranking, part) for ranking, part in zip(rankings, rows) if ranking.name is not None]
+        parts = [
+            {
+                "score": ranking.name,
+                "largest": ranking.largest,
+                "selected": len(part),
+                "threshold_score": float(ranking.values[part[-1]]) if len(part) else None,
+            }
+            for ranking, part in named
+        ]
+        if len(parts) == 1:
+            counts["threshold_score"] = parts[0]["threshold_score"] if threshold is None else threshold
+        elif parts:
+            counts["parts"] = parts
+        if named:
+            counts["without_score"] = int(np.isnan(np.stack([ranking.values for ranking, _ in named])).any(axis=0).sum())
+        labels, names = self.examples.labels, self.examples.label_names
+        if labels is not None:
+            pool = np.bincount(labels, minlength=len(names))
+            selected = np.bincount(labels[chosen], minlength=len(names))
+            counts["classes"] = {
+                str(name): {"pool": int(before), "selected": int(after)} for name, before, after in zip(names, pool, selected)
+            }
+            # Total variation distance between the class shares of the pool and of the selected: 0 to 1.
+            counts["class_prior_shift"] = float(np.abs(pool / pool.sum() - selected / selected.sum()).sum() / 2)
+        return counts
+
+
+def rule_of(method: Any, name: str, *, seed: int | None = None, **resolved: Any) -> dict[str, Any]:
+    """A method's settings as a rule that determines its selection: its name, every field, and what was ``resolved``."""
+    rule = {"name": name, **asdict(method), **resolved}
+    return rule if seed is None else {**rule, "seed": seed}
+
+
+def check_size(fraction: float | None, count: int | None) -> None:
+    """UserError unless exactly one of the two is given and within its range."""
+    if (fraction is None) == (count is None):
+        given = "neither is given" if fraction is None else "both are given"
+        raise UserError(f"a selection needs either fraction (FTFT uses 0.33) or count, and {given}")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise UserError(f"fraction is {fraction}; it must be above 0 and at most 1")
+    if count is not None and count < 1:
+        raise UserError(f"count is {count}; it must be at least 1")
+
+
+def check_score(name: str) -> None:
+    """UserError for a score that does not exist."""
+    if name not in SCORES:
+        raise UserError(f'there is no score "{name}"{did_you_mean(name, SCORES)}')
+
+
+def check_common(
+    *,
+    drop_suspects: float = 0.0,
+    suspect_score: str = "confidence",
+    apply: str = "subset",
+    copies: int = 1,
+    weight: float = 2.0,
+    epochs: Sequence[int] | None = None,
+    drop_first_epochs: int = 0,
+) -> None:
+    """UserError for a setting out of range; what needs no data is checked before any is read."""
+    if not 0 <= drop_suspects < 1:
+        raise UserError(f"drop_suspects is {drop_suspects}; it must be a share of at least 0 and below 1")
+    _check_choice("suspect_score", suspect_score, get_args(SuspectScore))
+    _check_choice("apply", apply, get_args(Apply))
+    if copies < 1:
+        raise UserError(f"copies is {copies}; it must be at least 1 extra copy of each selected example")
+    if not 0 < weight < float("inf"):
+        raise UserError(f"weight is {weight}; it must be a positive number")
+    if drop_first_epochs < 0:
+        raise UserError(f"drop_first_epochs is {drop_first_epochs}; it must be at least 0")
+    if epochs is not None and drop_first_epochs:
+        raise UserError("give either epochs or drop_first_epochs, not both")
+
+
+def check_compat(
+    compat: str | None,
+    *,
+    fraction: float | None,
+    balance: Balance,
+    drop_suspects: float,
+    known: Sequence[str] = ("ftft", "cartography"),
+) -> None:
+    """UserError for an unknown released rule, or one combined with what its code does not have."""
+    if compat is None:
+        return
+    _check_choice("compat", compat, known)
+    if fraction is None:
+        raise UserError(f"compat: {compat} is defined for a fraction; give fraction instead of count")
+    if balance != "none" or drop_suspects:
+        extra = "drop_suspects" if drop_suspects else "balancing over classes"
+        raise UserError(f"compat: {compat} reproduces released code that has no {extra}; leave out one of the two")
+
+
+def check_balance(balance: str | Mapping[str, float], where: str, known: Sequence[str] = ("none", "class", "prior")) -> None:
+    """UserError for an unknown balance, and for class shares given by hand that are negative or do not sum to 1."""
+    if not isinstance(balance, Mapping):
+        _check_choice(where, balance, known)
+        return
+    total = sum(balance.values())
+    if any(not share >= 0 for share in balance.values()) or not abs(total - 1) <= 1e-6:
+        raise UserError(f"{where} must give shares of at least 0 that sum to 1, and they sum to {total:g}")
+
+
+def _check_choice(where: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UserError(f'{where} cannot be "{value}"{did_you_mean(str(value), known)}')
+
+
+def _quotas_of_shares(shares: Mapping[str, float], names: list[str], k: int, room: np.ndarray) -> np.ndarray:
+    shares = {str(name): share for name, share in shares.items()}
+    for name in shares:
+        if name not in names:
+            raise UserError(f'there is no label "{name}" to give a share to{did_you_mean(name, names)}')
+    wanted = allocate(k, [shares.get(name, 0) for name in names], np.full(len(names), k))
+    for name, quota, available in zip(names, wanted, room):
+        if quota > available:
+            raise UserError(
+                f'the share of label "{name}" asks for {quota} of {k} examples, and only {available} can be chosen; '
+                "ask for fewer examples or a smaller share"
+            )
+    return wanted
+
+
+def _strings(ids: pa.Array) -> pa.Array:
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
+    return ids if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type) else ids.cast(pa.string())
+
+
+def _refuse_evaluation(examples: Any, dynamics: Dynamics | None) -> None:
+    """Evaluation data is never learned from: neither a set with a role, nor dynamics recorded on one."""
+    sentence = "evaluation data can never be selected from; select from the training examples"
+    if getattr(examples, "role", None) is not None or getattr(examples, "split", None) in ("validation", "test"):
+        raise UserError(f'"{getattr(examples, "name", "this set")}" is an evaluation set, and {sentence}')
+    split = None if dynamics is None else dynamics.metadata.get("split")
+    if split is not None and not str(split).startswith("train"):
+        raise UserError(f'these dynamics are of the split "{split}", and {sentence}')
+
+
+def _match(examples: LabelledExamples, ids: pa.Array, dynamics: Dynamics) -> np.ndarray | None:
+    """Each example's row in the dynamics (None: in the same order); UserError where they are of other data."""
+    at = None
+    theirs = _strings(dynamics.ids).cast(ids.type)
+    if not theirs.equals(ids):
+        found = pc.index_in(ids, value_set=theirs)
+        if found.null_count:
+            example = ids[int(np.flatnonzero(np.asarray(found.is_null()))[0])].as_py()
+            raise UserError(
+                f"these dynamics are of other data: {found.null_count} of {len(ids)} examples (for instance {example!r}) are "
+                f"not among their {len(dynamics)} ids; record dynamics on the examples that are selected from"
+            )
+        at = found.to_numpy().astype(np.int64)
+    expected = dynamics.metadata.get("data_fingerprint")
+    if expected and examples.fingerprint and expected != examples.fingerprint:
+        raise UserError(
+            f"these dynamics are of other data: all {len(ids)} ids are among their {len(dynamics)}, but the examples' contents "
+            f"differ from those recorded (fingerprint {examples.fingerprint[:12]}, not {expected[:12]}); record them again"
+        )
+    _compare_labels(examples, ids, dynamics, at)
+    return at
+
+
+def _compare_labels(examples: LabelledExamples, ids: pa.Array, dynamics: Dynamics, at: np.ndarray | None) -> None:
+    if dynamics.gold is None or examples.labels is None:
+        return
+    gold = np.asarray(dynamics.gold, dtype=np.int64)
+    gold = gold if at is None else gold[at]
+    theirs = [str(name) for name in dynamics.metadata.get("label_names") or ()]
+    ours = [str(name) for name in examples.label_names]
+    if len(gold) and (gold.min() < 0 or (theirs and gold.max() >= len(theirs))):
+        raise UserError(
+            f"these dynamics are damaged: they hold gold labels from {gold.min()} to {gold.max()} for the names {theirs}"
+        )
+    if theirs and theirs != ours:
+        # -1 stands for a label the examples do not have: it differs from every label.
+        index_of = {name: index for index, name in enumerate(ours)}
+        gold = np.array([index_of.get(name, -1) for name in theirs], dtype=np.int64)[gold]
+    differs = gold != examples.labels
+    if differs.any():
+        example = ids[int(np.flatnonzero(differs)[0])].as_py()
+        raise UserError(
+            f"these dynamics were recorded with other labels: {int(differs.sum())} of {len(ids)} examples differ "
+            f"(for instance {example!r}); record them again, or correct the labels or their order"
+        )

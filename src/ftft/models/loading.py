@@ -1,0 +1,307 @@
+"""Load a pretrained model as a classifier: safetensors only, remote code only when asked for, a seeded head.
+
+The one place, with ``saving.py``, that knows the insides of transformers' ``from_pretrained``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftft.errors import UserError
+from ftft.models.folder import ModelFolder, folder_at, has_tokenizer, open_folder
+from ftft.models.folder import resolve as resolve
+from ftft.models.quiet import quiet_transformers
+from ftft.models.settings import ModelSettings
+
+if TYPE_CHECKING:
+    import torch
+
+HUGE = 10**9  # above this a tokenizer's model_max_length means "not known"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier with its tokenizer. ``fingerprint``: a SHA-256 of all that determines it but the seed.
+    ``description``: JSON-like facts about it (source, architecture, layers, parameters, head, weights' hashes)."""
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+    description: dict[str, Any]
+
+
+def load_classifier(
+    settings: ModelSettings,
+    label_names: Sequence[str],
+    *,
+    seed: int = 0,
+    where: str = "model",
+    dtype: torch.dtype | None = None,
+    require_head: bool = False,
+) -> LoadedModel:
+    """The model as a classifier over ``label_names``, in evaluation mode, on the CPU, float32 unless ``dtype`` says else.
+
+    A classification head in the checkpoint is kept when its labels have these names (in another order: its rows are
+    put in ours); else the layer that gives the logits is new, drawn from ``seed`` alone, and whatever else the head
+    consists of is taken from the checkpoint where it has it. The global random state is left as it was.
+
+    ``require_head``: for evaluating a finished model: refuse instead of making a new head. Labels without names
+    (LABEL_0, ...) then count as ours, in order.
+
+    Raises UserError for a folder that cannot be used, weights that do not fit the config, a missing tokenizer, more
+    ``keep_layers`` than there are layers.
+    """
+    folder = open_folder(settings, where)
+    names = tuple(str(name) for name in label_names)
+    return _load(folder, settings, names, seed=seed, where=where, dtype=dtype, require_head=require_head)
+
+
+def load_saved(path: Path | str, *, where: str = "model") -> tuple[Any, Any]:
+    """(model, tokenizer) of a finished classifier in a folder, as it is: its own labels and head; UserError if it has none."""
+    settings = ModelSettings(path=str(path))
+    if not Path(path).is_dir():
+        raise UserError(f"{where}: the model folder {path} does not exist")
+    folder = folder_at(Path(path), settings, where)
+    loaded = _load(folder, settings, _names_of(folder.config), seed=0, where=where, dtype=None, require_head=True)
+    return loaded.model, loaded.tokenizer
+
+
+def _load(
+    folder: ModelFolder,
+    settings: ModelSettings,
+    names: tuple[str, ...],
+    *,
+    seed: int,
+    where: str,
+    dtype: torch.dtype | None,
+    require_head: bool,
+) -> LoadedModel:
+    from ftft.modelmap import blocks_of, keep_first_layers
+
+    folder.tensors()  # says in one sentence that a file is cut short; from_pretrained would say it in ten lines
+    hashes = folder.hashes()
+    with quiet_transformers():
+        config = _config(folder, settings, where)
+        own_names = _label_names(config)
+        _set_labels(config, names)
+        changed = _set_dropout(config, settings.dropout, where)
+        tokenizer = load_tokenizer(folder, where)
+        model, info = _from_pretrained(folder, config, seed, dtype, where)
+        order = _row_order(own_names, names, take_unnamed=require_head)
+        head = _settle_head(model, info, len(names), order, seed)
+        if head == "new" and require_head:
+            raise UserError(
+                f"{where}: the model in {folder.path} has no classification head for the labels {', '.join(names)}; "
+                "give a model that was fine-tuned for them"
+            )
+        layers = len(blocks_of(model)[1]) if settings.keep_layers is not None else getattr(config, "num_hidden_layers", None)
+        if settings.keep_layers is not None:
+            keep_first_layers(model, settings.keep_layers)
+        _fit_together(model, tokenizer, where)
+    description = {
+        "source": folder.source,
+        "lineage": list(folder.lineage()),
+        "architecture": type(model).__name__,
+        "model_type": config.model_type,
+        "layers": settings.keep_layers or layers,
+        "layers_of_checkpoint": layers,
+        "hidden_size": getattr(config, "hidden_size", None),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "labels": list(names),
+        "head": head,
+        "new_parameters": sorted(_new_parameters(info)),
+        "unused_parameters": len(info["unexpected_keys"]),
+        "dropout_set": sorted(changed),
+        "max_length": tokenizer.model_max_length if tokenizer.model_max_length < HUGE else None,
+        "weights_sha256": hashes,
+    }
+    return LoadedModel(model.eval(), tokenizer, folder.fingerprint(hashes, settings, names), description)
+
+
+def load_tokenizer(folder: ModelFolder, where: str) -> Any:
+    """The tokenizer of a model folder, padding on the right; UserError when there is none or it cannot be read."""
+    from transformers import AutoTokenizer
+
+    if not has_tokenizer(folder.path) and not folder.code:
+        raise UserError(
+            f"{where}: {folder.path} has no tokenizer (tokenizer.json or vocab.txt); copy the base model's files beside it"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=folder.code)
+    except Exception as error:  # tokenizers, sentencepiece and converters each raise what they like
+        raise UserError(f"{where}: the tokenizer in {folder.path} cannot be loaded: {_first_line(error)}") from None
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+def _config(folder: ModelFolder, settings: ModelSettings, where: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=settings.trust_remote_code)
+    except Exception as error:  # unknown model types, wrong values: each config class checks itself in its own way
+        raise UserError(f"{where}: config.json in {folder.path} cannot be used: {_first_line(error)}") from None
+
+
+def _names_of(config: Any) -> tuple[str, ...]:
+    """The label names of a config.json, in the order of their numbers; generic ones where it names none."""
+    named = config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
+    return tuple(str(named[key]) for key in sorted(named, key=int))
+
+
+def _label_names(config: Any) -> tuple[str, ...]:
+    return _names_of({"id2label": config.id2label})
+
+
+def _set_labels(config: Any, names: tuple[str, ...]) -> None:
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = None  # a checkpoint for regression or several labels must not decide our loss
+    if hasattr(config, "use_cache"):
+        config.use_cache = False  # a classifier reads a text once
+
+
+def _set_dropout(config: Any, dropout: float | None, where: str) -> list[str]:
+    """Set every dropout probability of the config; the names of those that were set."""
+    if dropout is None:
+        return []
+    keys = [
+        key
+        for key, value in config.to_dict().items()
+        if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
+    if not keys:
+        raise UserError(f"{where}.dropout: the config of {config.model_type} has no dropout probability to set; leave it out")
+    for key in keys:
+        setattr(config, key, float(dropout))
+    return keys
+
+
+def _from_pretrained(
+    folder: ModelFolder, config: Any, seed: int, dtype: torch.dtype | None, where: str
+) -> tuple[Any, dict[str, Any]]:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    stored = torch.float64 if str(folder.config.get("dtype", "")).endswith("float64") else torch.float32
+    try:
+        with _seeded(seed):
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder.path,
+                config=config,
+                dtype=dtype or stored,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=folder.code,
+                ignore_mismatched_sizes=True,  # the head may have another number of labels; the rest is checked below
+                output_loading_info=True,
+            )
+    except Exception as error:  # architectures without a classifier, weights of another kind, missing packages
+        raise UserError(f"{where}: the model in {folder.path} cannot be loaded as a classifier: {_first_line(error)}") from None
+    _require_backbone(model, info, folder, where)
+    return model, info
+
+
+def _require_backbone(model: Any, info: dict[str, Any], folder: ModelFolder, where: str) -> None:
+    """Refuse a checkpoint that leaves part of the backbone at random values; only poolers are commonly left out."""
+    from ftft.modelmap import head_parameters
+
+    head = {name for name, _ in head_parameters(model)}
+    random = sorted(name for name in _new_parameters(info) if name not in head and "pooler" not in name)
+    if random or info["error_msgs"]:
+        total = sum(1 for _ in model.named_parameters())
+        raise UserError(
+            f"{where}: the weights in {folder.path} do not fit its config.json: {len(random)} of {total} parameters are missing "
+            f"or of another shape, such as {random[0] if random else info['error_msgs'][0]}"
+        )
+
+
+def _row_order(own: tuple[str, ...], names: tuple[str, ...], *, take_unnamed: bool) -> list[int] | None:
+    """Which row of the checkpoint's head is each of our labels', or None where the labels are others."""
+    ours, theirs = [one.casefold() for one in names], [one.casefold() for one in own]
+    if ours == theirs or (take_unnamed and len(own) == len(names) and theirs == [f"label_{i}" for i in range(len(own))]):
+        return list(range(len(names)))
+    if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
+        return [theirs.index(one) for one in ours]
+    return None
+
+
+def _settle_head(model: Any, info: dict[str, Any], labels: int, order: list[int] | None, seed: int) -> str:
+    """Keep, reorder or renew the layer that gives the logits; which of them it was ("kept", "reordered", "new")."""
+    import torch
+
+    from ftft.modelmap import label_layer
+
+    name, layer = label_layer(model, labels)
+    if f"{name}.weight" in _new_parameters(info):
+        return "new"
+    if order is None:
+        for parameter in layer.parameters():
+            parameter._is_hf_initialized = False  # type: ignore[attr-defined]
+        with _seeded(seed):
+            # The architecture's own way of drawing a new layer, as from_pretrained uses it for a missing one.
+            model._init_weights(layer)
+        return "new"
+    if order == sorted(order):
+        return "kept"
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter[order].clone())
+    return "reordered"
+
+
+def _fit_together(model: Any, tokenizer: Any, where: str) -> None:
+    """Let tokenizer and model agree: the padding token, the inputs the model takes, the length it has positions for."""
+    import inspect
+
+    config = model.config
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"{where}: the tokenizer has neither a padding nor an end-of-text token; add a pad_token to its config"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    # Decoders find the last token of a text by the padding token's id.
+    config.pad_token_id = tokenizer.pad_token_id
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise UserError(
+            f"{where}: the tokenizer has {len(tokenizer)} tokens, but the model has embeddings for "
+            f"{model.get_input_embeddings().weight.shape[0]}; they do not belong together"
+        )
+    accepted = inspect.signature(model.forward).parameters
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions - _first_position(model))
+
+
+def _first_position(model: Any) -> int:
+    """How many position embeddings come before the first token's: RoBERTa's begin after its padding position."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.padding_idx) + 1
+    return 0
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from ``seed`` inside, and leave the global random state untouched (the CUDA ones are not used)."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
+
+
+def _new_parameters(info: dict[str, Any]) -> set[str]:
+    """The parameters that the checkpoint did not give, by transformers' loading report."""
+    return {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

@@ -1,0 +1,225 @@
+"""The figures of a result as the table, the page and the model card show them. Anything may be missing: None then.
+
+The mean over ID (or OOD) sets is unweighted, over the sets with the split ``test``; where a role has none, over its
+validation sets. No rounding here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+ROLES = ("id", "ood", "forget")
+ROLE_NAMES = {"id": "in distribution", "ood": "out of distribution", "forget": "earlier knowledge"}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its bootstrap interval; ``low`` and ``high`` are None where none was computed."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def apart_from(self, other: Interval) -> bool | None:
+        """Whether the two intervals do not overlap; None where either is missing."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return None
+        return self.low > other.high or self.high < other.low
+
+
+@dataclass(frozen=True)
+class SetFigures:
+    """An evaluation set: ``n`` examples."""
+
+    name: str
+    role: str
+    split: str
+    n: int | None
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """A stage's row: ``examples`` learned from of a ``pool``, ``steps`` of those ``planned``, and ``fraction``, its whole
+    cost as a share of plain fine-tuning's (``cost_kind``: "measured" or "estimated"; None where it is not known)."""
+
+    name: str
+    title: str
+    examples: int | None
+    pool: int | None
+    steps: int | None
+    planned: int | None
+    stopped_early: bool
+    id_mean: float | None
+    ood_mean: float | None
+    fraction: float | None
+    cost_kind: str | None
+    seconds: float | None
+    reused: bool
+
+
+def dig(document: Any, *keys: str | int) -> Any:
+    """``document[key][key]...``, or None where a key is missing or what should hold it is no mapping."""
+    for key in keys:
+        if not isinstance(document, Mapping) or key not in document:
+            return None
+        document = document[key]
+    return document
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def whole(value: Any) -> int | None:
+    """A finite number as an integer, or None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    found = number(value)
+    return None if found is None else int(found)
+
+
+def interval(entry: Any) -> Interval | None:
+    """{"value", "low", "high"} as an Interval; None where it has no value."""
+    value = number(dig(entry, "value"))
+    return None if value is None else Interval(value, number(dig(entry, "low")), number(dig(entry, "high")))
+
+
+def stage_names(result: Mapping[str, Any]) -> list[str]:
+    """The stages in the recipe's order."""
+    stages = result.get("stages")
+    return list(stages) if isinstance(stages, Mapping) else []
+
+
+def metric(result: Mapping[str, Any], stage: str, name: str, *path: str) -> Interval | None:
+    """A figure of a stage on the set ``name``: ``metric(result, "main", "test", "metrics", "accuracy")``."""
+    return interval(dig(result, "stages", stage, "evaluation", name, *path))
+
+
+def evaluation_sets(result: Mapping[str, Any]) -> list[SetFigures]:
+    """All sets that any stage was measured on: ID, OOD, earlier knowledge; test before validation, else as in the recipe."""
+    found: dict[str, SetFigures] = {}
+    for stage in stage_names(result):
+        for name, one in (dig(result, "stages", stage, "evaluation") or {}).items():
+            if name not in found:
+                role, split = str(dig(one, "role") or "ood"), str(dig(one, "split") or "test")
+                found[name] = SetFigures(name, role, split, whole(dig(one, "n")))
+    ranks = {role: rank for rank, role in enumerate(ROLES)}
+    return sorted(found.values(), key=lambda one: (ranks.get(one.role, len(ROLES)), one.split != "test"))
+
+
+def mean_sets(sets: Sequence[SetFigures], role: str) -> list[SetFigures]:
+    """The sets that the mean of a role is over: its test sets, else its validation sets."""
+    own = [one for one in sets if one.role == role]
+    return [one for one in own if one.split == "test"] or own
+
+
+def mean_metric(result: Mapping[str, Any], stage: str, sets: Sequence[SetFigures], name: str = "accuracy") -> float | None:
+    """The unweighted mean of a metric over ``sets``; None where there are none or one is missing."""
+    values = [metric(result, stage, one.name, "metrics", name) for one in sets]
+    known = [one.value for one in values if one is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def level(result: Mapping[str, Any]) -> float:
+    """The coverage of the intervals (0.95 where the result does not say)."""
+    for stage in stage_names(result):
+        for one in (dig(result, "stages", stage, "evaluation") or {}).values():
+            found = number(dig(one, "bootstrap", "level"))
+            if found is not None:
+                return found
+    return 0.95
+
+
+def cost_kind(source: Any) -> str | None:
+    """"measured" or "estimated", by how the result says plain fine-tuning's cost is known."""
+    if not isinstance(source, str) or source == "not yet":
+        return None
+    return "estimated" if source.startswith("estimated") else "measured"
+
+
+def stage_figures(result: Mapping[str, Any], name: str) -> StageFigures:
+    """The row of one stage."""
+    stage, sets = dig(result, "stages", name), evaluation_sets(result)
+    fraction = number(dig(stage, "cost", "fraction_of_erm"))
+    counts = dig(stage, "selection", "counts")
+    return StageFigures(
+        name=name,
+        title=title(result, name),
+        examples=whole(dig(counts, "selected")) or whole(dig(stage, "selection", "examples")),
+        pool=whole(dig(result, "data", "train", "n")) or whole(dig(counts, "pool")),
+        steps=whole(dig(stage, "training", "steps")),
+        planned=whole(dig(stage, "training", "planned")),
+        stopped_early=bool(dig(stage, "training", "stopped_early")),
+        id_mean=mean_metric(result, name, mean_sets(sets, "id")),
+        ood_mean=mean_metric(result, name, mean_sets(sets, "ood")),
+        fraction=fraction,
+        cost_kind=None if fraction is None else cost_kind(dig(stage, "cost", "erm_source")),
+        seconds=number(dig(stage, "cost", "seconds")),
+        reused=bool(dig(stage, "reused")),
+    )
+
+
+def title(result: Mapping[str, Any], name: str) -> str:
+    """The stage's name and what it is to the run: its result, or the ERM baseline."""
+    roles = [word for key, word in (("baseline", "ERM"), ("main", "result")) if result.get(key) == name]
+    return f"{name} ({', '.join(roles)})" if roles else name
+
+
+def sentences(result: Mapping[str, Any], key: str) -> list[str]:
+    """The warnings or stamps."""
+    found = result.get(key)
+    return [str(one) for one in found] if isinstance(found, (list, tuple)) else []
+
+
+def without_folders(document: Any) -> Any:
+    """A JSON-like document whose absolute paths are cut to their last part: folders of one machine help no reader."""
+    if isinstance(document, Mapping):
+        return {str(key): without_folders(value) for key, value in document.items()}
+    if isinstance(document, (list, tuple)):
+        return [without_folders(value) for value in document]
+    if isinstance(document, str) and document.startswith(("/", "~/")) and "\n" not in document:
+        return PurePath(document).name or document
+    return document
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as per cent without the sign; "-" for None."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def count(value: int | None) -> str:
+    """An integer with thousands separated; "-" for None."""
+    return "-" if value is None else f"{value:,}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people read them."""
+    if seconds is None:
+        return "-"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def scientific(value: float | None) -> str:
+    """A large count in three significant digits, "1.23e15"; "-" for None, "0" for none."""
+    if value is None:
+        return "-"
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return "0" if value == 0 else f"{mantissa}e{int(exponent)}"
+
+
+def memory(value: float | None) -> str:
+    """Bytes in MiB or GiB."""
+    if value is None:
+        return "-"
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"

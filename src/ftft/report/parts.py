@@ -1,0 +1,208 @@
+"""What a run folder holds beside ``result.json`` that a report shows: data maps, selections, groups. Ids, never texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ftft.dynamics.diagnostics import ReferenceDiagnostics, reference_diagnostics
+from ftft.dynamics.parquet import read_dynamics
+from ftft.dynamics.scores import available_scores, compute_scores
+from ftft.errors import UserError
+from ftft.methods.contract import Selection
+from ftft.methods.selection import read_selection
+from ftft.report.figures import dig, number, stage_names
+
+DIAGNOSED_FRACTION = 0.33
+GROUPS_FILE = "groups.parquet"
+
+
+@dataclass(frozen=True)
+class DataMap:
+    """The data map of a stage's training dynamics: N ``ids`` and, float64 [N], ``confidence``, ``variability`` (population
+    standard deviation) and ``correctness`` (epochs; None where the dynamics do not say). NaN: never (or hardly) seen.
+    ``users``: the stages that selected by these dynamics."""
+
+    stage: str
+    ids: pa.Array
+    epochs: int
+    confidence: np.ndarray
+    variability: np.ndarray
+    correctness: np.ndarray | None
+    diagnostics: ReferenceDiagnostics | None
+    users: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """``maps`` and ``selections`` by stage (selections that leave something out or weigh only); ``groups``: ids and group
+    of every training row, or None; ``notes``: what could not be read, one sentence each."""
+
+    maps: Mapping[str, DataMap] = field(default_factory=dict)
+    selections: Mapping[str, Selection] = field(default_factory=dict)
+    groups: tuple[pa.Array, pa.Array] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One planted group, or the whole pool: means are over the rows with a score. ``selected``: stage -> share of the
+    group's rows that it learns from; ``enrichment``: stage -> share in what it learns from over share in the pool."""
+
+    group: str
+    count: int
+    share: float
+    confidence: float | None
+    variability: float | None
+    correctness: float | None
+    selected: Mapping[str, float]
+    enrichment: Mapping[str, float]
+
+
+def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
+    """Read them; what is missing is left out, what is damaged is noted."""
+    notes: list[str] = []
+    maps, selections = {}, {}
+    for name in stage_names(result):
+        path = folder / "stages" / name / "dynamics.parquet"
+        if dig(result, "stages", name, "dynamics") is not None and path.is_file():
+            try:
+                maps[name] = read_map(path, name, _users(result, name))
+            except UserError as error:
+                notes.append(f"There is no data map of stage {name}: {_without_folder(error, folder)}.")
+        path = folder / "stages" / name / "selection.parquet"
+        if path.is_file():
+            try:
+                selections[name] = _read_selection(path)
+            except UserError as error:
+                notes.append(f"The selection of stage {name} is not shown: {_without_folder(error, folder)}.")
+    groups = None
+    if (folder / GROUPS_FILE).is_file():
+        try:
+            groups = read_groups(folder / GROUPS_FILE)
+        except UserError as error:
+            notes.append(f"The groups are not shown: {_without_folder(error, folder)}.")
+    return Parts(maps, selections, groups, tuple(notes))
+
+
+def _without_folder(error: UserError, folder: Path) -> str:
+    return str(error).replace(f"{folder}/", "").rstrip(".")
+
+
+def _users(result: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    stages = stage_names(result)
+    return tuple(other for other in stages if dig(result, "recipe", "stages", other, "use_dynamics_of") == name)
+
+
+def read_map(path: Path, stage: str, users: tuple[str, ...] = ()) -> DataMap:
+    """The data map of a dynamics file; UserError where it is damaged or its dynamics have no confidence and variability."""
+    dynamics = read_dynamics(path)
+    allowed = available_scores(dynamics)
+    if "variability" not in allowed or "confidence" not in allowed:
+        raise UserError(f"a data map needs probabilities in at least 2 epochs, and {len(dynamics.epochs)} were recorded")
+    scores = compute_scores(
+        dynamics, [name for name in ("confidence", "variability", "correctness") if name in allowed], ddof=0
+    )
+    confidence, variability = scores["confidence"], scores["variability"]
+    scored = ~np.isnan(confidence) & ~np.isnan(variability)
+    return DataMap(
+        stage=stage,
+        ids=dynamics.ids,
+        epochs=len(dynamics.epochs),
+        confidence=confidence,
+        variability=variability,
+        correctness=scores.get("correctness"),
+        diagnostics=reference_diagnostics(confidence, variability, dynamics.ids, fraction=DIAGNOSED_FRACTION)
+        if scored.any()
+        else None,
+        users=users,
+    )
+
+
+def _read_selection(path: Path) -> Selection:
+    """The selection; the run folder holds it with or without its sidecar, and the result has the rule anyway."""
+    if path.with_name(path.name + ".json").is_file():
+        return read_selection(path)
+    try:
+        table = pq.read_table(path, columns=["id", "weight"])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a selection with the columns id and weight: {error}") from None
+    return Selection(ids=table["id"].combine_chunks(), weights=table["weight"].to_numpy(), rule={})
+
+
+def read_groups(path: Path) -> tuple[pa.Array, pa.Array]:
+    """(ids, groups) of the training rows; a row without a group is in the group "(none)"."""
+    try:
+        table = pq.read_table(path, columns=["id", "group"])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a table with the columns id and group: {error}") from None
+    groups = table["group"].combine_chunks().cast(pa.string())
+    return table["id"].combine_chunks().cast(pa.string()), pc.fill_null(groups, "(none)")
+
+
+def positions(wanted: pa.Array, ids: pa.Array) -> np.ndarray:
+    """Where each wanted id stands in ``ids``, int64, -1 where it does not."""
+    found = pc.index_in(wanted.cast(pa.large_string()), value_set=ids.cast(pa.large_string()))
+    return np.asarray(found.fill_null(-1)).astype(np.int64)
+
+
+def mass(selection: Selection, ids: pa.Array) -> np.ndarray:
+    """How much of the training each of ``ids`` is, float64 [N]: copies times weight, 0 where it is not selected."""
+    rows = positions(selection.ids, ids)
+    inside = rows >= 0
+    return np.bincount(rows[inside], weights=np.asarray(selection.weights, dtype=np.float64)[inside], minlength=len(ids))
+
+
+def narrowing(parts: Parts) -> dict[str, Selection]:
+    """The selections that change the mixture of the training rows: a group table says nothing about the others."""
+    if parts.groups is None:
+        return {}
+    ids = parts.groups[0]
+    return {name: one for name, one in parts.selections.items() if len(ids) and np.ptp(mass(one, ids)) > 0}
+
+
+def group_rows(parts: Parts, data_map: DataMap | None) -> list[GroupRow]:
+    """The table of groups, largest first, and in its last row the whole pool; empty where no groups are known."""
+    if parts.groups is None or len(parts.groups[0]) == 0:
+        return []
+    ids, groups = parts.groups
+    encoded = groups.dictionary_encode()
+    names, codes = encoded.dictionary.to_pylist(), np.asarray(encoded.indices).astype(np.int64)
+    scores: dict[str, np.ndarray] = {}
+    if data_map is not None:
+        rows = positions(ids, data_map.ids)
+        for name in ("confidence", "variability", "correctness"):
+            values = getattr(data_map, name)
+            if values is not None:
+                scores[name] = np.where(rows >= 0, values[rows], np.nan)
+    chosen = {name: mass(selection, ids) for name, selection in narrowing(parts).items()}
+    order = sorted(range(len(names)), key=lambda code: (-int((codes == code).sum()), names[code]))
+    members = [(names[code], codes == code) for code in order] + [("all", np.ones(len(ids), dtype=bool))]
+    return [_group_row(name, inside, scores, chosen) for name, inside in members]
+
+
+def _group_row(name: str, inside: np.ndarray, scores: Mapping[str, np.ndarray], chosen: Mapping[str, np.ndarray]) -> GroupRow:
+    share = float(inside.mean())
+
+    def mean(score: str) -> float | None:
+        values = scores.get(score)
+        known = None if values is None else values[inside & ~np.isnan(values)]
+        return number(float(known.mean())) if known is not None and len(known) else None
+
+    return GroupRow(
+        group=name,
+        count=int(inside.sum()),
+        share=share,
+        confidence=mean("confidence"),
+        variability=mean("variability"),
+        correctness=mean("correctness"),
+        selected={stage: float((amount[inside] > 0).mean()) for stage, amount in chosen.items()},
+        enrichment={stage: float(amount[inside].sum() / amount.sum()) / share for stage, amount in chosen.items()},
+    )

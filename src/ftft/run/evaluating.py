@@ -1,0 +1,147 @@
+"""Measure a finished model on the recipe's evaluation sets; predictions are kept, so that nothing is computed twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ftft.data.examples import EvaluationSet, LoadedData
+from ftft.engine.ledger import Ledger
+from ftft.errors import UserError
+from ftft.files import atomic_path
+from ftft.methods import registry
+from ftft.tasks.contract import Task
+from ftft.tasks.metrics import merge_probabilities
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured: per set the evaluator's figures, and what measuring cost."""
+
+    sets: Mapping[str, Mapping[str, Any]]
+    ledger: Ledger
+
+
+def write_predictions(
+    path: Path, ids: pa.Array, labels: np.ndarray, probabilities: np.ndarray, metadata: Mapping[str, Any]
+) -> None:
+    """Per-example predictions as Parquet: ``id``, ``label`` (the set's own class index), ``probability`` (float32, the
+    model's classes). Texts are never stored."""
+    classes = probabilities.shape[1]
+    values = pa.array(np.ascontiguousarray(probabilities, dtype=np.float32).reshape(-1))
+    table = pa.table(
+        {
+            "id": ids,
+            "label": pa.array(labels.astype(np.int32)),
+            "probability": pa.FixedSizeListArray.from_arrays(values, classes),
+        }
+    )
+    described = {"format": "ftft/predictions", "format_version": FORMAT_VERSION, **metadata}
+    table = table.replace_schema_metadata({"ftft": json.dumps(described)})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_predictions(path: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """(ids, labels int64 [N], probabilities float64 [N, C]) from a predictions file; UserError when it is damaged."""
+    try:
+        table = pq.read_table(path)
+        column = table.column("probability").combine_chunks()
+        probabilities = column.flatten().to_numpy().reshape(len(table), column.type.list_size).astype(np.float64)
+        return table.column("id").combine_chunks(), table.column("label").to_numpy().astype(np.int64), probabilities
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not a readable predictions file: {error}") from None
+
+
+def evaluate(
+    folder: Path,
+    data: LoadedData,
+    task: Task,
+    section: Mapping[str, Any],
+    *,
+    where: str,
+    seed: int,
+    load_model: Callable[[], tuple[Any, Any, Any]],
+    notify: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> Evaluation:
+    """Predict on every evaluation set whose predictions are not in ``folder`` yet, then compute the figures.
+
+    ``load_model`` is called at most once, and only when something has to be predicted; it gives (model, tokenizer,
+    precision).
+    """
+    evaluator = registry.build("evaluate", dict(section), where)
+    predictions, ledger = _predictions(folder, data, task, load_model, notify)
+    prior = np.bincount(data.train.labels, minlength=len(data.train.label_names)) / max(1, len(data.train))
+    validation = next((name for name, one in data.evaluation.items() if one.role == "id" and one.split == "validation"), None)
+    figures = {}
+    for name, one in data.evaluation.items():
+        context: dict[str, Any] = {"train_prior": prior, "validation": None, "is_validation": name == validation}
+        if validation is not None:
+            context["validation"] = (data.evaluation[validation].examples.labels, predictions[validation])
+        own = predictions[name] if one.merge is None else merge_probabilities(predictions[name], one.merge)
+        figures[name] = {"role": one.role, "split": one.split, **evaluator.evaluate(one, own, seed=seed, context=context)}
+    return Evaluation(figures, ledger)
+
+
+def _predictions(
+    folder: Path,
+    data: LoadedData,
+    task: Task,
+    load_model: Callable[[], tuple[Any, Any, Any]],
+    notify: Callable[[dict[str, Any]], None],
+) -> tuple[dict[str, np.ndarray], Ledger]:
+    ledger, loaded = Ledger(), None
+    result: dict[str, np.ndarray] = {}
+    for name, one in data.evaluation.items():
+        path = folder / f"{one.examples.fingerprint[:20]}.parquet"
+        cost_path = path.with_suffix(".json")
+        if path.exists() and cost_path.exists():
+            result[name] = _aligned(path, one)
+            ledger = ledger.merge(Ledger.from_json(json.loads(cost_path.read_text(encoding="utf-8"))))
+            continue
+        if loaded is None:
+            loaded = load_model()
+        result[name], cost = _predict_one(path, one, task, loaded)
+        ledger = ledger.merge(cost)
+        notify({"event": "predicted", "set": name, "examples": len(one.examples)})
+    return result, ledger
+
+
+def _predict_one(path: Path, one: EvaluationSet, task: Task, loaded: tuple[Any, Any, Any]) -> tuple[np.ndarray, Ledger]:
+    from ftft.engine.flops import FlopCounter
+    from ftft.engine.predict import predict
+    from ftft.files import write_text
+
+    model, tokenizer, precision = loaded
+    started, flops, cost = time.perf_counter(), FlopCounter(), Ledger()
+    prepared = task.prepare(one.examples, tokenizer)
+    probabilities = predict(model, task, prepared, precision=precision, flops=flops)
+    cost.add(
+        "evaluation",
+        flops=flops.spent,
+        seconds=time.perf_counter() - started,
+        examples=len(one.examples),
+        tokens=int(prepared.lengths.sum()),
+    )
+    write_predictions(path, one.examples.ids, one.examples.labels, probabilities, {"fingerprint": one.examples.fingerprint})
+    write_text(path.with_suffix(".json"), json.dumps(cost.to_json()))
+    return probabilities.astype(np.float64), cost
+
+
+def _aligned(path: Path, one: EvaluationSet) -> np.ndarray:
+    """Stored probabilities in the set's present order (the fingerprint does not depend on it)."""
+    import pyarrow.compute as pc
+
+    ids, _, probabilities = read_predictions(path)
+    positions = pc.index_in(one.examples.ids, value_set=ids)
+    return probabilities[positions.to_numpy(zero_copy_only=False).astype(np.int64)]

@@ -1,0 +1,378 @@
+"""One stage of a recipe: build the model, select, train, combine; taken from the store when it was finished before."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from ftft.data.examples import EvaluationSet, LoadedData
+from ftft.dynamics.buffer import DynamicsBuffer
+from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dynamics, write_dynamics
+from ftft.dynamics.table import Dynamics
+from ftft.engine import precision as precisions
+from ftft.engine.batches import BatchSchedule, planned_steps
+from ftft.engine.ledger import Ledger
+from ftft.engine.checkpoint import CheckpointFolder
+from ftft.engine.loop import Outcome, Training, TrainingLoop, best_folder
+from ftft.engine.predict import predict
+from ftft.engine.provenance import provenance
+from ftft.engine.settings import StopSettings
+from ftft.engine.stopping import EarlyStopping
+from ftft.errors import UserError
+from ftft.files import atomic_path, fingerprint, write_json
+from ftft.methods import registry
+from ftft.methods.contract import Checkpoint, Models, Selection
+from ftft.methods.selection import write_selection
+from ftft.models.loading import LoadedModel, load_classifier
+from ftft.models.saving import save_model
+from ftft.paths import expand
+from ftft.run.recipe import Recipe, Stage
+from ftft.run.store import StageFolder, Store, stage_key
+from ftft.tasks.contract import Prepared, Task
+from ftft.tasks import metrics
+
+OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
+ENDLESS = 10**9
+STEERING = ("accuracy", "macro_f1", "auroc", "average_precision", "log_loss")
+
+Notify = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """What a stage left, and where."""
+
+    name: str
+    key: str
+    folder: Path
+    reused: bool
+    summary: Mapping[str, Any]
+    ledger: Ledger
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def dynamics_path(self) -> Path | None:
+        path = self.folder / "dynamics.parquet"
+        return path if path.exists() else None
+
+
+@dataclass
+class StageRun:
+    """Everything one stage is run with."""
+
+    recipe: Recipe
+    name: str
+    data: LoadedData
+    task: Task
+    store: Store
+    earlier: Mapping[str, FinishedStage]
+    notify: Notify
+    warn: Callable[[str], None]
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.stages[self.name]
+
+    @property
+    def where(self) -> str:
+        return f"stages.{self.name}"
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.seed if self.stage.seed is None else self.stage.seed
+
+    # -- the key ---------------------------------------------------------------------------------------------------
+
+    def steering_sets(self) -> dict[str, EvaluationSet]:
+        """The validation sets whose scores decide when to stop and which checkpoint is best."""
+        named = self.stage.stop.on if self.stage.stop else []
+        sets = self.data.evaluation
+        if named:
+            return {name: sets[name] for name in named}
+        return {name: one for name, one in sets.items() if one.role == "id" and one.split == "validation"}
+
+    def validates(self) -> bool:
+        """Whether the training is measured on the way: for stopping, for the best checkpoint, or because asked for."""
+        needs_best = registry.build("combine", self.stage.combine, f"{self.where}.combine").needs_best
+        return self.stage.stop is not None or needs_best or self.stage.train.evaluate_every is not None
+
+    def spec(self, model_fingerprint: str, precision: str, dynamics_key: str | None) -> dict[str, Any]:
+        """Everything that determines this stage's outcome, and nothing else; its hash is the stage's key."""
+        stage = asdict(self.stage)
+        for irrelevant in ("evaluate", "model", "seed", "use_dynamics_of"):
+            stage.pop(irrelevant)
+        stage["train"].pop("checkpoint_seconds")
+        for question in ("select", "adapt", "objective", "optimize", "combine"):
+            method = registry.build(question, stage[question], f"{self.where}.{question}")
+            stage[question] = {"name": stage[question]["name"], **asdict(method)}
+        steering = {name: [one.examples.fingerprint, one.merge] for name, one in self.steering_sets().items()}
+        return {
+            "version": OUTCOME_VERSION,
+            "task": asdict(self.recipe.task),
+            "stage": stage,
+            "seed": self.seed,
+            "model": model_fingerprint,
+            "precision": precision,
+            "train": self.data.train.fingerprint,
+            "labels": list(self.data.train.label_names),
+            "steering": steering if self.validates() else {},
+            "dynamics": dynamics_key,
+        }
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> FinishedStage:
+        """Take the stage from the store, or train it (resuming where it was interrupted)."""
+        self.notify({"event": "stage", "stage": self.name})
+        accelerator = Accelerator()
+        precision = precisions.resolve(self.stage.train.precision, accelerator.device)
+        dtype = torch.float64 if precision == "fp64" else torch.float32
+        model = load_classifier(self.stage.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
+        dynamics, dynamics_key = self._dynamics_to_use()
+        spec = self.spec(model.fingerprint, precision, dynamics_key)
+        key = stage_key(spec)
+        folder = self.store.stage_folder(key)
+        with folder.lock():
+            if not folder.finished:
+                folder.describe(spec)
+                self._train(folder, model, dynamics, accelerator, precision)
+                return self._finished(folder, key, reused=False)
+        self.notify({"event": "reused", "stage": self.name})
+        return self._finished(folder, key, reused=True)
+
+    def _finished(self, folder: StageFolder, key: str, *, reused: bool) -> FinishedStage:
+        payload = folder.payload()
+        ledger = Ledger.from_json(payload["ledger"])
+        ledger = ledger.as_reused() if reused else ledger
+        return FinishedStage(self.name, key, folder.folder, reused, payload["summary"], ledger)
+
+    def _dynamics_to_use(self) -> tuple[Dynamics | None, str | None]:
+        source = self.stage.use_dynamics_of
+        if source is None:
+            return None, None
+        if source in self.earlier:
+            path = self.earlier[source].dynamics_path
+            assert path is not None, f"stage {source} recorded no dynamics although the recipe was checked"
+            return read_dynamics(path), self.earlier[source].key
+        dynamics = open_dynamics(expand(source, f"{self.where}.use_dynamics_of"))
+        return dynamics, fingerprint_dynamics(dynamics)
+
+    def _train(
+        self, folder: StageFolder, model: LoadedModel, dynamics: Dynamics | None, accelerator: Accelerator, precision: Any
+    ) -> None:
+        started = time.perf_counter()
+        ledger = Ledger()
+        selection = self._select(folder, dynamics)
+        rows, weights = rows_and_weights(selection, self.data.train.ids)
+        torch.manual_seed(self.seed)
+        np.random.seed(self.seed % 2**32)
+        prepared = self.task.prepare(self.data.train, model.tokenizer)
+        adapter = registry.build("adapt", self.stage.adapt, f"{self.where}.adapt")
+        adapted = adapter.adapt(model.model, iter(()))
+        training = self._training(folder, adapted, model, prepared, rows, weights, ledger, accelerator, precision)
+        preparing = time.perf_counter() - started
+        outcome = TrainingLoop(training, environment=provenance()).run()
+        if accelerator.is_main_process:
+            self._finish(folder, model, adapted, training, outcome, selection, preparing)
+        accelerator.wait_for_everyone()
+
+    def _select(self, folder: StageFolder, dynamics: Dynamics | None) -> Selection:
+        selector = registry.build("select", self.stage.select, f"{self.where}.select")
+        selection = selector.select(self.data.train, dynamics, seed=self.seed)
+        if len(selection) == 0:
+            raise UserError(f"{self.where}.select chose no example of {len(self.data.train)}")
+        write_selection(selection, folder.path("selection.parquet"))
+        self.notify({"event": "selected", "stage": self.name, "selected": len(selection), "pool": len(self.data.train)})
+        return selection
+
+    def _training(
+        self,
+        folder: StageFolder,
+        adapted: torch.nn.Module,
+        model: LoadedModel,
+        prepared: Prepared,
+        rows: np.ndarray,
+        weights: np.ndarray | None,
+        ledger: Ledger,
+        accelerator: Accelerator,
+        precision: Any,
+    ) -> Training:
+        stage, train = self.stage, self.stage.train
+        objective = registry.build("objective", stage.objective, f"{self.where}.objective")
+        optimizer = registry.build("optimize", stage.optimize, f"{self.where}.optimize")
+        combiner = registry.build("combine", stage.combine, f"{self.where}.combine")
+        steps = planned_steps(len(rows), train.batch_size, epochs=train.epochs, steps=train.steps)
+        schedule = BatchSchedule(
+            rows=rows,
+            lengths=prepared.lengths[rows],
+            batch_size=train.batch_size,
+            steps=steps,
+            seed=self.seed,
+            shuffle=train.shuffle,
+        )
+        named = [(name, parameter) for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+        training = Training(
+            models=Models(main=adapted),
+            task=self.task,
+            data=prepared,
+            schedule=schedule,
+            objective=objective,
+            optimizer=optimizer.start(named),
+            settings=train,
+            precision=precision,
+            accelerator=accelerator,
+            weights=weights,
+            dynamics=self._buffer(model) if stage.dynamics else None,
+            dynamics_mode=stage.dynamics.mode if stage.dynamics else "online",
+            keep_best=combiner.needs_best,
+            ledger=ledger,
+            folder=folder.folder,
+            notify=self._named(self.notify),
+            warn=self.warn,
+        )
+        if self.validates():
+            settings = stage.stop or StopSettings(patience=ENDLESS)
+            training.stopping = EarlyStopping(settings)
+            training.stop_score = lambda scores: float(np.mean([one[settings.metric] for one in scores.values()]))
+            training.validate = self._validator(model, training)
+        return training
+
+    def _named(self, notify: Notify) -> Notify:
+        return lambda event: notify({"stage": self.name, **event})
+
+    def _buffer(self, model: LoadedModel) -> DynamicsBuffer:
+        assert self.stage.dynamics is not None
+        train = self.data.train
+        return DynamicsBuffer(
+            train.ids,
+            train.labels.astype(np.int32),
+            num_classes=len(train.label_names),
+            max_classes=self.stage.dynamics.max_classes,
+            metadata={
+                "source": self.stage.dynamics.mode,
+                "data_fingerprint": train.fingerprint,
+                "label_names": list(train.label_names),
+                "model": dict(model.description),
+            },
+        )
+
+    def _validator(self, model: LoadedModel, training: Training) -> Callable[[torch.nn.Module], dict[str, dict[str, float]]]:
+        sets = self.steering_sets()
+        if not sets:
+            raise UserError(f"{self.where} needs a validation set to stop or to keep the best checkpoint, and there is none")
+        prepared = {name: self.task.prepare(one.examples, model.tokenizer) for name, one in sets.items()}
+
+        def validate(current: torch.nn.Module) -> dict[str, dict[str, float]]:
+            scores = {}
+            for name, one in sets.items():
+                probabilities = predict(current, self.task, prepared[name], precision=training.precision, flops=training.flops)
+                scores[name] = steering_scores(one, probabilities)
+            return scores
+
+        return validate
+
+    def _finish(
+        self,
+        folder: StageFolder,
+        model: LoadedModel,
+        adapted: torch.nn.Module,
+        training: Training,
+        outcome: Outcome,
+        selection: Selection,
+        preparing: float,
+    ) -> None:
+        combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
+        artefact = combiner.combine(lambda: _base_state(self, model), self._checkpoints(adapted, training, outcome), None)
+        adapted.load_state_dict(artefact.state)
+        save_model(folder.path("model"), adapted, model.tokenizer)
+        if training.dynamics is not None:
+            write_dynamics(training.dynamics.dynamics(), folder.path("dynamics.parquet"))
+        training.ledger.observe_memory("training")
+        trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        known_shapes = training.flops.state()["known"]
+        summary = {
+            "model": dict(model.description),
+            "seed": self.seed,
+            "precision": training.precision,
+            "parameters": sum(p.numel() for p in adapted.parameters()),
+            "trainable_parameters": trainable,
+            "artefact": {"kind": artefact.kind, "step": artefact.step},
+            "selection": {"rule": dict(selection.rule), "counts": dict(selection.counts), "examples": len(selection)},
+            "training": {
+                "steps": outcome.steps,
+                "planned": outcome.planned,
+                "steps_per_epoch": training.schedule.steps_per_epoch,
+                "stopped_early": outcome.stopped_early,
+                "best_step": outcome.best_step,
+                "best_score": outcome.best_score,
+                "history": outcome.history,
+                "losses": outcome.losses,
+            },
+            "resume_differences": outcome.resume_differences,
+            "preparing_seconds": preparing,
+            "steered_by": {name: one.role for name, one in self.steering_sets().items()} if training.validate else {},
+            "flops_by_shape": known_shapes,
+            "provenance": provenance(),
+        }
+        folder.finish({"summary": summary, "ledger": training.ledger.to_json()})
+
+    def _checkpoints(self, adapted: torch.nn.Module, training: Training, outcome: Outcome) -> list[Checkpoint]:
+        """The states ``combine`` may use: the best by validation score, where it was kept, and the last."""
+        found = []
+        if training.keep_best and training.folder is not None and outcome.best_step is not None:
+            found.append(
+                Checkpoint(outcome.best_step, outcome.best_score, lambda: _best_state(training.folder, outcome.best_step))
+            )
+        last_score = None
+        if outcome.history and outcome.history[-1]["step"] == outcome.steps and training.stop_score is not None:
+            last_score = training.stop_score(outcome.history[-1]["scores"])
+        found.append(Checkpoint(outcome.steps, last_score, lambda: dict(adapted.state_dict())))
+        return found
+
+
+def _best_state(folder: Path | None, step: int | None) -> dict[str, torch.Tensor]:
+    assert folder is not None and step is not None
+    return CheckpointFolder(best_folder(folder)).load(step).trees["model"]
+
+
+def _base_state(run: StageRun, model: LoadedModel) -> dict[str, torch.Tensor]:
+    """The pretrained weights the stage began with, loaded anew (training changed them in place)."""
+    return dict(load_classifier(run.stage.model, run.data.train.label_names, seed=run.seed).model.state_dict())
+
+
+def rows_and_weights(selection: Selection, ids: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
+    """The rows (int64 [K], positions in ``ids``) a selection learns from, and one weight a row of the data (float64 [N])
+    or None where all weigh the same."""
+    import pyarrow.compute as pc
+
+    positions = pc.index_in(selection.ids, value_set=ids)
+    if positions.null_count:
+        raise UserError("the selection holds ids that the training data does not; it was made from other data")
+    rows = positions.to_numpy(zero_copy_only=False).astype(np.int64)
+    if np.all(selection.weights == 1.0):
+        return rows, None
+    weights = np.zeros(len(ids), dtype=np.float64)
+    weights[rows] = selection.weights
+    return rows, weights
+
+
+def steering_scores(one: EvaluationSet, probabilities: np.ndarray) -> dict[str, float]:
+    """The scores a stage can be steered by, of probabilities [N, C] over the model's classes."""
+    own = probabilities.astype(np.float64)
+    if one.merge is not None:
+        own = metrics.merge_probabilities(own, one.merge)
+    found = metrics.all_metrics(one.examples.labels, metrics.normalise(own))
+    return {("loss" if name == "log_loss" else name): float(found[name]) for name in STEERING}

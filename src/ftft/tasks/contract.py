@@ -1,0 +1,80 @@
+"""What a task is: how rows become batches, what the model says about them, and what the dynamics keep of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from ftft.data.examples import Examples
+
+
+@dataclass
+class Batch:
+    """One micro-batch: ``ids`` (B strings), ``rows`` (int64 [B], positions in the training examples), ``labels``
+    (int64 [B]), ``weights`` (float32 [B]) and the model's ``inputs`` (``input_ids`` int64 [B, L], ...)."""
+
+    ids: Sequence[str]
+    rows: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    inputs: dict[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Examples after tokenisation, ready to be batched in any order.
+
+    ``lengths``: int32 [N], tokens of each example (what bucketing sorts by). ``storage``: whatever the task's
+    ``collate`` needs (flat token arrays with offsets).
+    """
+
+    examples: Examples
+    lengths: np.ndarray
+    storage: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data."""
+
+    name: str
+
+    def prepare(self, examples: Examples, processor: Any) -> Prepared:
+        """Tokenise; ``processor`` is what came with the model (a tokenizer)."""
+        ...
+
+    def collate(self, prepared: Prepared, rows: np.ndarray, weights: np.ndarray | None = None) -> Batch:
+        """The batch of the examples at ``rows`` (int64 [B]), padded to a common length."""
+        ...
+
+    def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """The model's outputs for the batch (classification: logits [B, C])."""
+        ...
+
+    def per_example_loss(self, outputs: torch.Tensor, batch: Batch, *, label_smoothing: float = 0.0) -> torch.Tensor:
+        """Loss of each example, float32 (float64 if the model is) [B], with gradient."""
+        ...
+
+    def units(self, batch: Batch) -> torch.Tensor:
+        """How many units each example's loss averages over, float32 [B]: ones, or target tokens in language modelling."""
+        ...
+
+    def record(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """What the dynamics keep of each example, detached, float32 on the CPU (classification: ``logits`` [B, C])."""
+        ...
+
+    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Predictions kept for evaluation, float32 on the CPU [B, C]."""
+        ...

@@ -1,0 +1,159 @@
+"""The command line: listings stay light, commands are imported when invoked, errors are a sentence and an exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from ftft.cli import main as cli
+from ftft.dynamics.score_names import SCORES
+from ftft.errors import Interrupted, UserError
+from ftft.methods.registry import list_methods, list_tasks
+
+HEAVY = ("torch", "transformers", "accelerate", "datasets", "pandas", "pyarrow", "numpy", "safetensors", "peft", "trl")
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(arguments))
+    return int(caught.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["list"], ["list", "adamw"], ["list", "scores"], ["schema"], ["run", "--help"]],
+    ids=" ".join,
+)
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom ftft.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_reading_a_recipe_imports_nothing_heavy() -> None:
+    code = f"import sys, ftft\nftft.load_recipe\nprint([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_lists_every_command_without_importing_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in cli.COMMANDS:
+        monkeypatch.delitem(sys.modules, f"ftft.cli.{name}", raising=False)
+    assert call("--help") == 0
+    shown = capsys.readouterr().out
+    for name, line in cli.COMMANDS.items():
+        assert name in shown and line.split()[0] in shown
+        assert f"ftft.cli.{name}" not in sys.modules
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_its_module_and_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(name, "--help") == 0
+    assert f"ftft {name}" in capsys.readouterr().out
+
+
+def test_help_and_list_answer_within_half_a_second() -> None:
+    """Processor seconds of the best of three runs, so that a busy machine does not decide it."""
+    for arguments in (["--help"], ["list"]):
+        code = (
+            "import sys, time\nfrom ftft.cli.main import main\n"
+            f"try:\n    main({arguments!r})\nexcept SystemExit:\n    print('SECONDS', time.process_time())"
+        )
+        run = [sys.executable, "-c", code]
+        shown = [subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout for _ in range(3)]
+        assert min(float(text.rpartition("SECONDS")[2]) for text in shown) < 0.5
+
+
+def test_list_names_every_method_task_and_score(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list") == 0
+    words = capsys.readouterr().out.split()
+    for name in [*SCORES, *(method.name for method in [*list_methods(), *list_tasks()])]:
+        assert name in words
+
+
+def test_list_of_a_question_shows_its_methods_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list", "optimize") == 0
+    words = capsys.readouterr().out.split()
+    assert "adamw" in words and "full" not in words and "variability" not in words
+
+
+def test_list_of_a_method_shows_settings_with_default_help_and_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list", "adamw") == 0
+    shown = capsys.readouterr().out
+    for part in ("learning_rate", "2e-05", "peak learning rate (above 0)", "FTFT code", "tuple[float, float]"):
+        assert part in shown
+
+
+def test_unknown_name_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list", "adamm") == 2
+    captured = capsys.readouterr()
+    assert captured.err == 'error: there is no method, task, score or question "adamm"; did you mean "adamw"?\n'
+    assert captured.out == ""
+
+
+def test_unknown_command_and_option_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("lst") == 2
+    assert "Did you mean 'list'" in capsys.readouterr().err
+    assert call("list", "--nope") == 2
+
+
+def test_version_and_schema_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out.startswith("ftft ")
+    assert call("schema") == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "ftft recipe"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (UserError("data.train is missing"), 2, "error: data.train is missing\n"),
+        (Interrupted("saved step 7; run again to resume"), 130, "saved step 7; run again to resume\n"),
+        (Interrupted(), 130, "interrupted; run the same command again to resume\n"),
+        (KeyboardInterrupt(), 130, None),
+    ],
+)
+def test_what_a_command_raises_becomes_a_sentence_and_a_code(
+    raised: BaseException, code: int, message: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command() -> None:
+        raise raised
+
+    fake = ModuleType("ftft.cli.run")
+    fake.command = command  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ftft.cli.run", fake)
+    assert call("run") == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err and captured.out == ""
+    assert message is None or captured.err == message
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise RuntimeError("ours")
+
+    fake = ModuleType("ftft.cli.run")
+    fake.command = command  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ftft.cli.run", fake)
+    with pytest.raises(RuntimeError, match="ours"):
+        cli.main(["run"])
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    writer = subprocess.Popen([sys.executable, "-m", "ftft", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert writer.stdout is not None and writer.stderr is not None
+    writer.stdout.close()
+    assert b"Traceback" not in writer.stderr.read()
+    writer.stderr.close()
+    writer.wait(timeout=60)

