@@ -12,10 +12,10 @@ import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-WORDS = (
+TEXT = (
     "the a of and is was not very good bad film movie plot acting food place people man woman dog cat plays sleeps runs "
     "sits outside inside nobody someone happy sad red blue old young great terrible boring funny it this that"
-).split()
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-_:;()"
 SIZE = 16
 
@@ -31,7 +31,7 @@ def tiny_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = [*special, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    pieces = [*special, *TEXT.split(), *LETTERS, *(f"##{letter}" for letter in LETTERS)]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     backend = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = Lowercase()
@@ -48,7 +48,8 @@ def tiny_tokenizer() -> Any:
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
-        model_max_length=64,
+        model_max_length=128,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
 
@@ -65,7 +66,7 @@ def tiny_config(tiny_tokenizer: Any) -> Callable[..., Any]:
         "num_hidden_layers": 3,
         "num_attention_heads": 2,
         "intermediate_size": 2 * SIZE,
-        "max_position_embeddings": 64,
+        "max_position_embeddings": 128,
         "initializer_range": 0.2,
         **special,
     }
@@ -78,15 +79,15 @@ def tiny_config(tiny_tokenizer: Any) -> Callable[..., Any]:
     modern = {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
     distil = {
         "vocab_size": vocabulary, "dim": SIZE, "n_layers": 3, "n_heads": 2, "hidden_dim": 2 * SIZE,
-        "max_position_embeddings": 64, "initializer_range": 0.2, **special,
+        "max_position_embeddings": 128, "initializer_range": 0.2, **special,
     }  # fmt: skip
     gpt2 = {
-        "vocab_size": vocabulary, "n_embd": SIZE, "n_layer": 3, "n_head": 2, "n_positions": 64, "initializer_range": 0.2,
+        "vocab_size": vocabulary, "n_embd": SIZE, "n_layer": 3, "n_head": 2, "n_positions": 128, "initializer_range": 0.2,
         "bos_token_id": 2, "eos_token_id": 3, **special,
     }  # fmt: skip
     made: dict[str, tuple[str, dict[str, Any]]] = {
         "bert": ("BertConfig", usual),
-        "roberta": ("RobertaConfig", {**usual, "max_position_embeddings": 66, "pad_token_id": 1}),
+        "roberta": ("RobertaConfig", {**usual, "max_position_embeddings": 129}),
         "electra": ("ElectraConfig", {**usual, "embedding_size": 8}),
         "deberta_v2": ("DebertaV2Config", {**usual, **deberta}),
         "distilbert": ("DistilBertConfig", distil),

@@ -174,7 +174,8 @@ class FolderLock:
             owner = self._stream.read().strip()
             self._stream.close()
             who = f" (process {owner})" if owner else ""
-            raise UserError(f"another run{who} is already working in {self.folder}; wait for it or choose another folder") from None
+            message = f"another run{who} is already working in {self.folder}; wait for it or choose another folder"
+            raise UserError(message) from None
         with contextlib.suppress(OSError):  # the number only tells others who it is; a full disk must not cost the lock
             os.ftruncate(self._stream.fileno(), 0)
             os.write(self._stream.fileno(), str(os.getpid()).encode())

@@ -148,8 +148,7 @@ def keep_first_layers(model: nn.Module, k: int) -> None:
     configs = list({id(config): config for module in model.modules() if (config := getattr(module, "config", None))}.values())
     if not any(getattr(config, key, None) == count for config in configs for key in LAYER_COUNTS):
         raise UserError(
-            f"keep_layers does not know how to cut {type(model).__name__}: its config does not say that it has {count} "
-            f"layers"
+            f"keep_layers does not know how to cut {type(model).__name__}: its config does not say that it has {count} layers"
         )
     for config in configs:
         _cut_config(config, count, k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -37,6 +38,18 @@ def bert_config(classes: int = CLASSES) -> BertConfig:
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small lose more to waiting threads than they gain, and each training collects garbage: what the
+    imported libraries hold need not be looked at again."""
+    gc.freeze()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    gc.unfreeze()
+
+
 @pytest.fixture
 def make_classifier():
     """A classifier with dropout and weights from a seed."""
@@ -54,7 +67,12 @@ def rows() -> datasets.Dataset:
     g = np.random.default_rng(0)
     ids = [[5 + i, *g.integers(5, 50, g.integers(2, 8)).tolist()] for i in range(N)]
     return datasets.Dataset.from_dict(
-        {"guid": [f"ex{i:02d}" for i in range(N)], "text": ["unused"] * N, "input_ids": ids, "label": g.integers(0, CLASSES, N).tolist()}
+        {
+            "guid": [f"ex{i:02d}" for i in range(N)],
+            "text": ["unused"] * N,
+            "input_ids": ids,
+            "label": g.integers(0, CLASSES, N).tolist(),
+        }
     )
 
 
@@ -65,7 +83,11 @@ def pad_rows():
     def collate(features: list[dict]) -> dict:
         width = max(len(feature["input_ids"]) for feature in features)
         ids = torch.tensor([list(f["input_ids"]) + [0] * (width - len(f["input_ids"])) for f in features])
-        return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": torch.tensor([int(f["label"]) for f in features])}
+        return {
+            "input_ids": ids,
+            "attention_mask": (ids != 0).long(),
+            "labels": torch.tensor([int(f["label"]) for f in features]),
+        }
 
     return collate
 
@@ -104,8 +126,17 @@ def make_decoder():
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(
             Qwen3Config(
-                vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-                intermediate_size=16, max_position_embeddings=64, attention_dropout=0.0, pad_token_id=0, eos_token_id=2,
+                vocab_size=60,
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=8,
+                intermediate_size=16,
+                max_position_embeddings=64,
+                attention_dropout=0.0,
+                pad_token_id=0,
+                eos_token_id=2,
                 bos_token_id=None,
             )  # fmt: skip
         )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from ftft.bridges.memory import read_state, state_file
 from ftft.bridges.recorder import DynamicsRecorder
 from ftft.dynamics.parquet import read_dynamics
 from ftft.errors import UserError
@@ -132,7 +133,11 @@ def test_partial_epoch_is_masked_and_named(mode, tmp_path, rows, pad_rows, make_
 def test_evaluating_on_the_train_set_is_possible_and_not_recorded(tmp_path, rows, pad_rows, make_classifier):
     model = make_classifier()
     trainer = Trainer(
-        model, arguments(tmp_path, eval_strategy="steps", eval_steps=3), train_dataset=rows, eval_dataset=rows, data_collator=pad_rows
+        model,
+        arguments(tmp_path, eval_strategy="steps", eval_steps=3),
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=pad_rows,
     )
     recorder = DynamicsRecorder().attach(trainer)
     trainer.train()
@@ -181,18 +186,22 @@ class StopAt(TrainerCallback):
 
 @pytest.mark.parametrize(("mode", "stop"), [("online", 7), ("online", 10), ("epoch_end", 10), ("epoch_end", 14)])
 def test_resumed_dynamics_equal_straight_ones(mode, stop, tmp_path, rows, pad_rows, make_classifier):
-    settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 20, "gradient_accumulation_steps": 1}
+    settings = {"save_strategy": "steps", "save_steps": stop}
     tables = []
     for name, parts in (("straight", [None]), ("resumed", [stop, None])):
+        folder = tmp_path / name
         for part in parts:
-            folder = tmp_path / name
             trainer = Trainer(
                 make_classifier(), arguments(folder, **settings), train_dataset=rows, data_collator=pad_rows,
                 callbacks=[] if part is None else [StopAt(part)],
             )  # fmt: skip
             recorder = DynamicsRecorder(mode=mode).attach(trainer)
-            # The first part is cut off at the checkpoint of step `stop`, saved before the epoch's end was called.
-            trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{stop}") if len(parts) == 2 and part is None else None)
+            resumes = len(parts) == 2 and part is None
+            trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{stop}") if resumes else None)
+            if part is not None and mode == "epoch_end":
+                # The checkpoint was saved before the epoch's end was called.
+                _, arrays = read_state(state_file(folder / f"checkpoint-{stop}", 0))
+                assert arrays.get("buffer.epochs", np.array([])).tolist() == ([] if stop == 10 else [0])
         tables.append(recorder.dynamics())
     straight, resumed = tables
     assert straight.epochs == resumed.epochs == (0, 1, 2)
@@ -278,7 +287,10 @@ def test_id_column_must_exist_and_be_unique(tmp_path, rows, pad_rows, make_class
 def test_iterable_dataset_needs_an_id_column(tmp_path, rows, pad_rows, make_classifier):
     def trainer():
         return Trainer(
-            make_classifier(), arguments(tmp_path, max_steps=20), train_dataset=rows.to_iterable_dataset(), data_collator=pad_rows
+            make_classifier(),
+            arguments(tmp_path, max_steps=20),
+            train_dataset=rows.to_iterable_dataset(),
+            data_collator=pad_rows,
         )
 
     with pytest.raises(UserError, match="iterable train dataset has no row positions"):
@@ -295,7 +307,11 @@ def test_iterable_dataset_needs_an_id_column(tmp_path, rows, pad_rows, make_clas
 def test_more_examples_in_a_stream_than_room_was_made_for(tmp_path, pad_rows, make_classifier):
     n = 2500
     stream = datasets.Dataset.from_dict(
-        {"id": [f"é{i}" for i in range(n)], "input_ids": [[5 + i % 40, 7] for i in range(n)], "label": [i % 3 for i in range(n)]}
+        {
+            "id": [f"é{i}" for i in range(n)],
+            "input_ids": [[5 + i % 40, 7] for i in range(n)],
+            "label": [i % 3 for i in range(n)],
+        }
     ).to_iterable_dataset()
     args = arguments(tmp_path, max_steps=5, per_device_train_batch_size=500)
     trainer = Trainer(make_classifier(), args, train_dataset=stream, data_collator=pad_rows)

@@ -283,3 +283,11 @@ def test_epochs_are_chosen_by_every_rule(random_dynamics):
 
 def test_every_listed_score_can_be_computed():
     assert set(SCORES) == set(score_names.SCORES)
+
+
+def test_many_examples_are_scored_by_threads_to_the_same_bits(random_dynamics, monkeypatch):
+    dynamics = random_dynamics(300, unseen=0.2)
+    straight = compute_scores(dynamics)
+    monkeypatch.setattr("ftft.dynamics.scores.CHUNK", 7)
+    for name, values in compute_scores(dynamics).items():
+        np.testing.assert_array_equal(values, straight[name], err_msg=name)

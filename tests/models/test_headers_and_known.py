@@ -20,13 +20,13 @@ from ftft.models.settings import ModelSettings
 
 @pytest.mark.parametrize("architecture", ["bert", "electra", "deberta_v2", "distilbert", "qwen3", "gpt2"])
 def test_counts_agree_with_the_loaded_model(tiny_folder, architecture):
-    folder = tiny_folder(architecture, labels=2)
+    folder = tiny_folder(architecture, labels=3)
     header = inspect(ModelSettings(path=str(folder), keep_layers=2))
-    whole = load_classifier(ModelSettings(path=str(folder)), ("a", "b")).description
-    cut = load_classifier(ModelSettings(path=str(folder), keep_layers=2), ("a", "b")).description
+    whole = load_classifier(ModelSettings(path=str(folder)), ("a", "b", "c")).description
+    cut = load_classifier(ModelSettings(path=str(folder), keep_layers=2), ("a", "b", "c")).description
     assert (header.layers, header.parameters, header.kept_parameters) == (3, whole["parameters"], cut["parameters"])
-    assert header.hidden_size == 16 and header.max_positions == 64 and header.has_tokenizer
-    assert header.architecture == whole["architecture"] and header.labels == ("LABEL_0", "LABEL_1")
+    assert header.hidden_size == 16 and header.max_positions == 128 and header.has_tokenizer
+    assert header.architecture == whole["architecture"] and header.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     assert header.sha256 == whole["weights_sha256"]["model.safetensors"]
 
 
@@ -44,12 +44,12 @@ def test_what_loading_refuses_is_refused_here(tiny_bert_folder, tmp_path):
     with pytest.raises(UserError, match="stages.a.model.keep_layers is 4, but the model has 3 layers"):
         inspect(ModelSettings(path=str(tiny_bert_folder), keep_layers=4), "stages.a.model")
     folder = shutil.copytree(tiny_bert_folder, tmp_path / "model")
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="has no tokenizer"):
-        inspect(ModelSettings(path=str(folder)))
     with open(folder / "model.safetensors", "ab") as stream:
         stream.write(b"!")
     with pytest.raises(UserError, match="damaged"):
+        inspect(ModelSettings(path=str(folder)))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="has no tokenizer"):
         inspect(ModelSettings(path=str(folder)))
 
 

@@ -186,14 +186,20 @@ def test_length_limit_is_what_the_model_has_positions_for(tiny_folder):
         folder = tiny_folder(architecture)
         edit_config(folder, "tokenizer_config.json", model_max_length=int(1e30))
         limits[architecture] = load_classifier(settings(folder), NAMES).tokenizer.model_max_length
-    # The tiny tokenizer pads with 0, the tiny RoBERTa has 66 positions and counts from after its padding position.
-    assert limits == {"bert": 64, "roberta": 64}
+    # The tiny tokenizer pads with 0, the tiny RoBERTa has 129 positions and counts from after its padding position.
+    assert limits == {"bert": 128, "roberta": 128}
 
 
-def test_tokenizer_of_another_model_is_refused(copy):
-    edit_config(copy, vocab_size=10)
-    with pytest.raises(UserError, match="do not fit its config.json"):
+def test_tokenizer_of_another_model_is_refused(copy, tiny_folder):
+    from transformers import AutoTokenizer
+
+    larger = AutoTokenizer.from_pretrained(copy)
+    larger.add_tokens(["another", "two"])
+    larger.save_pretrained(copy)
+    with pytest.raises(UserError, match="do not belong together"):
         load_classifier(settings(copy), NAMES)
+    with pytest.raises(UserError, match="pads with token 0, but the model counts positions around token 1"):
+        load_classifier(settings(tiny_folder("roberta", pad_token_id=1)), NAMES)
 
 
 # -- what is refused ------------------------------------------------------------------------------------------------------
@@ -245,6 +251,9 @@ def test_expected_hash_is_checked(tiny_bert_folder):
 
 
 def test_weights_of_another_model_are_refused(copy, tiny_folder):
+    edit_config(copy, vocab_size=10)
+    with pytest.raises(UserError, match="1 of 57 parameters are missing or of another shape, such as bert.embeddings.word_emb"):
+        load_classifier(settings(copy), NAMES)
     shutil.copy(tiny_folder("distilbert") / "model.safetensors", copy / "model.safetensors")
     with pytest.raises(UserError, match="do not fit its config.json"):
         load_classifier(settings(copy), NAMES)

@@ -35,7 +35,7 @@ def execute(loaded: object) -> Path:
     from ftft.report.terminal import print_result
 
     console = Console()
-    print_result(result, console)
+    print_result(result, console, folder=folder)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     console.print(f"model:  {folder / 'model'}", highlight=False, soft_wrap=True)
     return folder

@@ -36,9 +36,15 @@ def command(
         folders = [*checkpoints, *([dynamics] if dynamics else []), *(more or [])]
         if data is None:
             raise UserError("--checkpoints needs --data: the file the checkpoints were trained on")
-        from ftft.cli.from_checkpoints import read_checkpoints
+        from ftft.bridges.checkpoints import dynamics_from_checkpoints
+        from ftft.data.loading import load_examples
+        from ftft.data.settings import Columns, DataFile
 
-        table = read_checkpoints(folders, data, text or ["text"], label, id_column)
+        columns = Columns(text=text or ["text"], label=label, id=id_column)
+        examples = load_examples(DataFile(path=str(data)), columns)
+        table = dynamics_from_checkpoints(folders, examples, progress=_progress)
+        cost = table.metadata["cost"]
+        typer.echo(f"{len(table.epochs)} checkpoints: {cost['seconds']:.1f} s, {cost['flops']:.3g} floating-point operations")
         if dynamics_out is not None:
             from ftft.dynamics.parquet import write_dynamics
 
@@ -49,9 +55,18 @@ def command(
         table = open_dynamics(dynamics)
     else:
         raise UserError("name one source of dynamics, or --checkpoints with --data")
-    from ftft.dynamics.scores import choose_epochs, compute_available_scores
-    from ftft.dynamics.writing import write_scores
+    from ftft.dynamics.score_file import write_scores
+    from ftft.dynamics.scores import choose_epochs, compute_scores
 
-    scores = compute_available_scores(choose_epochs(table, drop_first=drop_first), ddof=ddof, seed=seed)
-    write_scores(table.ids, scores, out)
+    epochs = choose_epochs(table, drop_first=drop_first)
+    scores = compute_scores(table, epochs=epochs, ddof=ddof, seed=seed)
+    write_scores(table.ids, scores, out, settings={"ddof": ddof, "epochs": epochs, "seed": seed})
     typer.echo(f"wrote {len(scores)} scores of {len(table):,} examples to {out}: {', '.join(scores)}")
+
+
+def _progress(done: int, total: int) -> None:
+    """One line on a terminal, nothing elsewhere."""
+    import sys
+
+    if sys.stderr.isatty():
+        print(f"\rforward passes: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -81,7 +81,8 @@ def generate(
     follows = _exactly(source, size, 0.5)
     agrees = _exactly(source, size, agreement)
     flipped = _exactly(source, size, mislabelled)
-    rows, seen = [], set()
+    rows: list[Row] = []
+    seen: set[tuple[str, str]] = set()
     while len(rows) < size:
         index = len(rows)
         row = _row(source, follows[index], agrees[index], flipped[index], new_words)

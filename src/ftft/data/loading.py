@@ -19,7 +19,7 @@ from ftft.data.hashing import fingerprint_examples, hash_below
 from ftft.data.ids import Where, column_ids, content_ids, joined, require_unique
 from ftft.data.labels import FileLabels, merge_map, model_labels, read_labels, to_codes
 from ftft.data.reading import LINE, describe, format_of, named_columns, read_table, same_value
-from ftft.data.settings import DataFile, DataSettings, EvaluationFile
+from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
 from ftft.errors import UserError
 from ftft.paths import expand
 
@@ -83,6 +83,14 @@ def load_data(
     report = _report(train, sets, overlaps)
     warnings += _empty_text_warnings(report)
     return LoadedData(train=train, evaluation=sets, warnings=tuple(warnings), report=report)
+
+
+def load_examples(file: DataFile, columns: Columns, *, input_names: Sequence[str] = ("text", "text_pair")) -> Examples:
+    """The labelled examples of one file alone, without evaluation sets or a held-out part; errors as in :func:`load_data`."""
+    settings = DataSettings(train=file, columns=columns)
+    part = _read_part(file, settings, input_names, lambda message: None)
+    names = model_labels([part.labels], None, [])
+    return _with_fingerprint(_examples([part], names, [to_codes(part.labels, names, owner="training")]))
 
 
 def _check_variables(files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile]) -> None:

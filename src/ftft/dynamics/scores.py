@@ -21,7 +21,9 @@ Definitions of forgetting and correctness follow allenai/cartography (counts, no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +36,7 @@ from ftft.dynamics.trajectories import PHRASES, Trajectories, quantities
 from ftft.errors import UserError, did_you_mean
 
 CHUNK = 16_384  # examples at a time: a few megabytes per temporary array, which stay in the processor's cache
+SMALL = 4  # up to so many chunks are not worth threads
 NEVER_CORRECT = 1000.0
 
 
@@ -232,7 +235,8 @@ def compute_scores(
     options = _options(scores, len(chosen), ddof, window, include_ci)
     epoch_rows = [dynamics.epochs.index(epoch) for epoch in chosen]
     out = {score.name: np.empty(len(dynamics)) for score in scores}
-    for start in range(0, len(dynamics), CHUNK):
+
+    def score_chunk(start: int) -> None:
         rows = slice(start, min(start + CHUNK, len(dynamics)))
         trajectories = Trajectories(dynamics, rows, epoch_rows)
         for score in scores:
@@ -240,6 +244,14 @@ def compute_scores(
                 out[score.name][rows] = uniform_of_ids(dynamics.ids[rows], seed)
             else:
                 out[score.name][rows] = score.function(trajectories, options)
+
+    starts = range(0, len(dynamics), CHUNK)
+    if len(starts) <= SMALL:
+        for start in starts:
+            score_chunk(start)
+        return out
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy lets other threads run while it computes
+        list(pool.map(score_chunk, starts))
     return out
 
 

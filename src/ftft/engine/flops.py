@@ -40,7 +40,9 @@ class FlopCounter:
         exact = self.known.get((kind, examples, length))
         if exact is not None:
             return float(exact)
-        points = sorted({(seen_length, flops / batch) for (seen, batch, seen_length), flops in self.known.items() if seen == kind})
+        points = sorted(
+            {(seen_length, flops / batch) for (seen, batch, seen_length), flops in self.known.items() if seen == kind}
+        )
         if not points:
             return float("nan")
         lengths = np.array([point[0] for point in points], dtype=np.float64)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +44,8 @@ from ftft.tasks.contract import Batch, Prepared, Task
 JOURNAL_SECONDS = 5.0  # a kill loses at most this much of the books
 
 
-class Validate(Protocol):
-    """Scores of the model as it is, by validation set and metric."""
-
-    def __call__(self, model: torch.nn.Module) -> Mapping[str, Mapping[str, float]]: ...
+# Scores of the model as it is, by validation set and metric.
+Validate = Callable[[torch.nn.Module], Mapping[str, Mapping[str, float]]]
 
 
 @dataclass
@@ -144,7 +142,9 @@ class TrainingLoop:
                     journaled = now
                 if self._stop_requested.is_set():
                     self._save()
-                    raise Interrupted(f"interrupted at step {self.step} of {t.schedule.steps}; run the same command again to resume")
+                    raise Interrupted(
+                        f"interrupted at step {self.step} of {t.schedule.steps}; run the same command again to resume"
+                    )
                 if now - saved >= t.settings.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
@@ -248,7 +248,8 @@ class TrainingLoop:
         kept = self.checkpoints.steps() if self.checkpoints else []
         last = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint had been due yet"
         raise UserError(
-            f"the {what} became {value} at step {self.step + 1} of {self.training.schedule.steps} and training stopped ({last}); "
+            f"the {what} became {value} at step {self.step + 1} of {self.training.schedule.steps} "
+            f"and training stopped ({last}); "
             "try a lower learning_rate, a longer warmup, clip: 1.0, or precision: fp32"
         )
 
@@ -258,18 +259,24 @@ class TrainingLoop:
         t = self.training
         if t.dynamics is None or t.dynamics_mode != "epoch_end":
             return
-        started, before = time.perf_counter(), t.flops.spent
-        tokens = 0
-        for batch, outputs in predict_batches(
-            self.model, t.task, t.data, rows=np.unique(t.schedule.rows), batch_size=t.settings.batch_size,
-            precision=t.precision, device=self.device, flops=t.flops,
-        ):
-            t.dynamics.observe(epoch, batch.rows.cpu().numpy(), {k: v.numpy() for k, v in t.task.record(outputs, batch).items()})
-            tokens += batch.inputs["input_ids"].numel()
-        t.ledger.add(
-            "scoring", flops=t.flops.spent - before, seconds=time.perf_counter() - started,
-            examples=len(np.unique(t.schedule.rows)), tokens=tokens,
+        started, before, tokens = time.perf_counter(), t.flops.spent, 0
+        rows = np.unique(t.schedule.rows)
+        batches = predict_batches(
+            self.model,
+            t.task,
+            t.data,
+            rows=rows,
+            batch_size=t.settings.batch_size,
+            precision=t.precision,
+            device=self.device,
+            flops=t.flops,
         )
+        for batch, outputs in batches:
+            values = {name: value.numpy() for name, value in t.task.record(outputs, batch).items()}
+            t.dynamics.observe(epoch, batch.rows.cpu().numpy(), values)
+            tokens += batch.inputs["input_ids"].numel()
+        flops, seconds = t.flops.spent - before, time.perf_counter() - started
+        t.ledger.add("scoring", flops=flops, seconds=seconds, examples=len(rows), tokens=tokens)
 
     def evaluation_interval(self) -> int:
         """Steps between evaluations: as set, a share of the plan if below 1, by default an epoch."""
@@ -290,7 +297,12 @@ class TrainingLoop:
         started, before = time.perf_counter(), t.flops.spent
         scores = {name: dict(metrics) for name, metrics in t.validate(self.unwrapped).items()}
         t.ledger.add("evaluation", flops=t.flops.spent - before, seconds=time.perf_counter() - started)
-        entry = {"step": self.step, "epoch": self.step / t.schedule.steps_per_epoch, "loss": self._recent_loss(), "scores": scores}
+        entry = {
+            "step": self.step,
+            "epoch": self.step / t.schedule.steps_per_epoch,
+            "loss": self._recent_loss(),
+            "scores": scores,
+        }
         self.history.append(entry)
         t.notify({"event": "evaluation", **entry})
         if t.stopping is None or t.stop_score is None:
@@ -319,7 +331,8 @@ class TrainingLoop:
         self._journal()
         t.accelerator.wait_for_everyone()
         if t.accelerator.is_main_process:
-            self.checkpoints.save(self.step, {"model": dict(self.unwrapped.state_dict()), "training": self._state()}, self.environment)
+            trees = {"model": dict(self.unwrapped.state_dict()), "training": self._state()}
+            self.checkpoints.save(self.step, trees, self.environment)
         t.accelerator.wait_for_everyone()
 
     def _state(self) -> dict[str, Any]:

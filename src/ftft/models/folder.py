@@ -166,7 +166,7 @@ def weights_files(folder: Path, where: str) -> tuple[Path, ...]:
     if unsafe:
         raise UserError(
             f"{where}: {folder} has its weights as {unsafe[0]}, which may run code when it is read, and no {WEIGHTS}; "
-            "convert it once, where you trust the file, with transformers: AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
+            "convert it once, where you trust the file, with AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
         )
     raise UserError(f"{where}: {folder} has no weights ({WEIGHTS})")
 

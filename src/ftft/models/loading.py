@@ -215,8 +215,8 @@ def _require_backbone(model: Any, info: dict[str, Any], folder: ModelFolder, whe
     if random or info["error_msgs"]:
         total = sum(1 for _ in model.named_parameters())
         raise UserError(
-            f"{where}: the weights in {folder.path} do not fit its config.json: {len(random)} of {total} parameters are missing "
-            f"or of another shape, such as {random[0] if random else info['error_msgs'][0]}"
+            f"{where}: the weights in {folder.path} do not fit its config.json: {len(random)} of {total} parameters are "
+            f"missing or of another shape, such as {random[0] if random else info['error_msgs'][0]}"
         )
 
 
@@ -265,6 +265,11 @@ def _fit_together(model: Any, tokenizer: Any, where: str) -> None:
                 f"{where}: the tokenizer has neither a padding nor an end-of-text token; add a pad_token to its config"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    if config.pad_token_id != tokenizer.pad_token_id and _first_position(model):
+        raise UserError(
+            f"{where}: the tokenizer pads with token {tokenizer.pad_token_id}, but the model counts positions around token "
+            f"{config.pad_token_id}; they do not belong together"
+        )
     # Decoders find the last token of a text by the padding token's id.
     config.pad_token_id = tokenizer.pad_token_id
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:

@@ -127,18 +127,18 @@ def mean_metric(result: Mapping[str, Any], stage: str, sets: Sequence[SetFigures
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def level(result: Mapping[str, Any]) -> float:
-    """The coverage of the intervals (0.95 where the result does not say)."""
+def level(result: Mapping[str, Any]) -> str:
+    """The coverage of the intervals, "95 %" where the result does not say."""
     for stage in stage_names(result):
         for one in (dig(result, "stages", stage, "evaluation") or {}).values():
             found = number(dig(one, "bootstrap", "level"))
             if found is not None:
-                return found
-    return 0.95
+                return f"{100 * found:g} %"
+    return "95 %"
 
 
 def cost_kind(source: Any) -> str | None:
-    """"measured" or "estimated", by how the result says plain fine-tuning's cost is known."""
+    """ "measured" or "estimated", by how the result says plain fine-tuning's cost is known."""
     if not isinstance(source, str) or source == "not yet":
         return None
     return "estimated" if source.startswith("estimated") else "measured"

@@ -41,7 +41,9 @@ def headline(result: Mapping[str, Any]) -> Headline:
     cost = _cost(result, main)
     compared = baseline if baseline in names and baseline != main else None
     if not sets:
-        return Headline(f"Stage {main} was trained but not measured: the recipe names no evaluation set. {cost}".strip(), (), "")
+        return Headline(
+            f"Stage {main} was trained but not measured: the recipe names no evaluation set. {cost}".strip(), (), ""
+        )
     parts = [part for role in ("ood", "id") if (part := _role(result, sets, role, main, compared))]
     if compared is None:
         plain = "which is plain fine-tuning (ERM)" if main == baseline else "without an ERM stage to compare it with"
@@ -57,7 +59,7 @@ def headline(result: Mapping[str, Any]) -> Headline:
 
 def _caution(result: Mapping[str, Any]) -> str:
     return (
-        f"One seed: direction only. The {level(result):.0%} intervals are those of the evaluation sets' sampling; "
+        f"One seed: direction only. The {level(result)} intervals are those of the evaluation sets' sampling; "
         "how much another seed would change the figures is not in them."
     )
 

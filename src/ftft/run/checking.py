@@ -18,7 +18,8 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     for name, stage in recipe.stages.items():
         header = inspect(stage.model, f"stages.{name}.model")
         layers = stage.model.keep_layers or header.layers
-        yield f"stage {name}: {header.architecture}, {layers} of {header.layers} layers, {header.parameters / 1e6:.1f} M parameters"
+        size = f"{header.kept_parameters / 1e6:.1f} M parameters"
+        yield f"stage {name}: {header.architecture}, {layers} of {header.layers} layers, {size}"
         for set_name, file in recipe.data.evaluation.items():
             warnings += contamination(header, file, set_name)
     data = load_data(recipe.data, progress=progress)

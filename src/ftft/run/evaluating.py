@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,12 +14,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from ftft.data.examples import EvaluationSet, LoadedData
+from ftft.data.loading import load_data
+from ftft.engine import precision as precisions
+from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import Ledger
+from ftft.engine.predict import predict
 from ftft.errors import UserError
-from ftft.files import atomic_path
+from ftft.files import atomic_path, write_json, write_text
 from ftft.methods import registry
+from ftft.models.loading import load_classifier
+from ftft.models.settings import ModelSettings
+from ftft.run.recipe import Recipe
 from ftft.tasks.contract import Task
 from ftft.tasks.metrics import merge_probabilities
 
@@ -118,10 +128,6 @@ def _predictions(
 
 
 def _predict_one(path: Path, one: EvaluationSet, task: Task, loaded: tuple[Any, Any, Any]) -> tuple[np.ndarray, Ledger]:
-    from ftft.engine.flops import FlopCounter
-    from ftft.engine.predict import predict
-    from ftft.files import write_text
-
     model, tokenizer, precision = loaded
     started, flops, cost = time.perf_counter(), FlopCounter(), Ledger()
     prepared = task.prepare(one.examples, tokenizer)
@@ -145,3 +151,42 @@ def _aligned(path: Path, one: EvaluationSet) -> np.ndarray:
     ids, _, probabilities = read_predictions(path)
     positions = pc.index_in(one.examples.ids, value_set=ids)
     return probabilities[positions.to_numpy(zero_copy_only=False).astype(np.int64)]
+
+
+def evaluate_saved(
+    model: Path, recipe: Recipe, *, out: Path | None = None, notify: Callable[[dict[str, Any]], None] = lambda event: None
+) -> dict[str, Mapping[str, Any]]:
+    """Measure any saved classifier on a recipe's evaluation sets; the figures by set name.
+
+    With ``out`` the figures (``evaluation.json``) and the per-example predictions are kept there. Raises UserError for a
+    model whose labels do not fit the recipe's data.
+    """
+    data = load_data(recipe.data, progress=lambda text: notify({"event": "data", "text": text}))
+    for sentence in data.warnings:
+        notify({"event": "warning", "text": sentence})
+
+    def load() -> tuple[Any, Any, Any]:
+        settings = ModelSettings(path=str(model))
+        loaded = load_classifier(settings, data.train.label_names, seed=recipe.seed, require_head=True)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return loaded.model.to(device), loaded.tokenizer, precisions.resolve("auto", device)
+
+    stage = recipe.stages[recipe.main] if recipe.main else next(reversed(recipe.stages.values()))
+    with tempfile.TemporaryDirectory() as scratch:
+        # Predictions of another model must never be taken for this one's, so a given folder is not read from.
+        found = evaluate(
+            Path(scratch),
+            data,
+            registry.build_task(recipe.task),
+            stage.evaluate,
+            where="evaluate",
+            seed=recipe.seed,
+            load_model=load,
+            notify=notify,
+        )
+        if out is not None:
+            for path in Path(scratch).glob("*.parquet"):
+                out.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, out / path.name)
+            write_json(out / "evaluation.json", {"model": str(model), "sets": dict(found.sets)}, kind="evaluation")
+    return dict(found.sets)

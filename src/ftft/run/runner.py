@@ -17,6 +17,7 @@ import torch
 from ftft.data.examples import Examples, LoadedData
 from ftft.data.loading import load_data
 from ftft.engine import precision as precisions
+from ftft.engine.provenance import provenance
 from ftft.files import FolderLock, atomic_path, fingerprint, read_json, write_json, write_text
 from ftft.methods import registry
 from ftft.models.headers import inspect
@@ -25,7 +26,6 @@ from ftft.models.loading import load_saved
 from ftft.paths import expand
 from ftft.run.costs import estimate_erm_flops, upstream, whole_cost
 from ftft.run.evaluating import Evaluation, evaluate
-from ftft.engine.provenance import provenance
 from ftft.run.reading import recipe_to_dict, recipe_to_yaml
 from ftft.run.recipe import Recipe
 from ftft.run.stages import FinishedStage, StageRun
@@ -133,7 +133,8 @@ class _Run:
         for name, stage in self.stages.items():
             if stage.dynamics_path is not None:
                 copy_file(stage.dynamics_path, self.folder / "stages" / name / "dynamics.parquet")
-            copy_file(stage.folder / "selection.parquet", self.folder / "stages" / name / "selection.parquet")
+            for file in ("selection.parquet", "selection.parquet.json"):
+                copy_file(stage.folder / file, self.folder / "stages" / name / file)
         recipe = recipe_to_dict(self.recipe)
         return {
             "name": self.recipe.name,

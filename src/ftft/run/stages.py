@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 
 from ftft.data.examples import EvaluationSet, LoadedData
 from ftft.dynamics.buffer import DynamicsBuffer
@@ -21,15 +19,14 @@ from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dyna
 from ftft.dynamics.table import Dynamics
 from ftft.engine import precision as precisions
 from ftft.engine.batches import BatchSchedule, planned_steps
-from ftft.engine.ledger import Ledger
 from ftft.engine.checkpoint import CheckpointFolder
+from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Outcome, Training, TrainingLoop, best_folder
 from ftft.engine.predict import predict
 from ftft.engine.provenance import provenance
 from ftft.engine.settings import StopSettings
 from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
-from ftft.files import atomic_path, fingerprint, write_json
 from ftft.methods import registry
 from ftft.methods.contract import Checkpoint, Models, Selection
 from ftft.methods.selection import write_selection
@@ -38,8 +35,8 @@ from ftft.models.saving import save_model
 from ftft.paths import expand
 from ftft.run.recipe import Recipe, Stage
 from ftft.run.store import StageFolder, Store, stage_key
-from ftft.tasks.contract import Prepared, Task
 from ftft.tasks import metrics
+from ftft.tasks.contract import Prepared, Task
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
 ENDLESS = 10**9
@@ -297,7 +294,8 @@ class StageRun:
         combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
         artefact = combiner.combine(lambda: _base_state(self, model), self._checkpoints(adapted, training, outcome), None)
         adapted.load_state_dict(artefact.state)
-        save_model(folder.path("model"), adapted, model.tokenizer)
+        lineage = {"lineage": list(model.description.get("lineage", ()))}
+        save_model(folder.path("model"), adapted, model.tokenizer, metadata=lineage)
         if training.dynamics is not None:
             write_dynamics(training.dynamics.dynamics(), folder.path("dynamics.parquet"))
         training.ledger.observe_memory("training")
@@ -332,15 +330,19 @@ class StageRun:
     def _checkpoints(self, adapted: torch.nn.Module, training: Training, outcome: Outcome) -> list[Checkpoint]:
         """The states ``combine`` may use: the best by validation score, where it was kept, and the last."""
         found = []
-        if training.keep_best and training.folder is not None and outcome.best_step is not None:
-            found.append(
-                Checkpoint(outcome.best_step, outcome.best_score, lambda: _best_state(training.folder, outcome.best_step))
-            )
+        best, folder = outcome.best_step, training.folder
+        if training.keep_best and best is not None:
+            found.append(Checkpoint(best, _goodness(training, outcome.best_score), lambda: _best_state(folder, best)))
         last_score = None
         if outcome.history and outcome.history[-1]["step"] == outcome.steps and training.stop_score is not None:
-            last_score = training.stop_score(outcome.history[-1]["scores"])
+            last_score = _goodness(training, training.stop_score(outcome.history[-1]["scores"]))
         found.append(Checkpoint(outcome.steps, last_score, lambda: dict(adapted.state_dict())))
         return found
+
+
+def _goodness(training: Training, score: float | None) -> float | None:
+    """The score as ``combine`` compares it: higher is better, also where the metric is a loss."""
+    return score if training.stopping is None or score is None else training.stopping.goodness(score)
 
 
 def _best_state(folder: Path | None, step: int | None) -> dict[str, torch.Tensor]:

@@ -1,0 +1,136 @@
+"""The model card: ``README.md`` of the model folder, with figures, recipe, data counts and cost; no row of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from ftft.report.figures import (
+    ROLE_NAMES,
+    count,
+    dig,
+    duration,
+    evaluation_sets,
+    level,
+    metric,
+    number,
+    percent,
+    scientific,
+    sentences,
+    stage_figures,
+    stage_names,
+    whole,
+    without_folders,
+)
+from ftft.report.headline import headline, with_interval
+
+PIPELINES = {"text_classification": "text-classification", "image_classification": "image-classification"}
+
+
+def model_card(result: Mapping[str, Any]) -> str:
+    """The card in Markdown with its YAML front matter, of a result that may lack anything."""
+    main = str(result.get("main") or "")
+    task = str(dig(result, "recipe", "task", "name") or "text_classification")
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": PIPELINES.get(task, "other")}
+    front["tags"] = ["ftft", *(["dataset-cartography"] if dig(result, "recipe", "stages", main, "use_dynamics_of") else [])]
+    base = dig(result, "recipe", "stages", main, "model", "hub")
+    if isinstance(base, str):
+        front["base_model"] = base
+    found = headline(result)
+    blocks = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# {safe(str(result.get('name') or 'model'))}",
+        safe(f"Fine-tuned with ftft; this is the model of stage {main}." if main else "Fine-tuned with ftft."),
+        safe(found.sentence),
+        safe(found.caution),
+        *_labels(result),
+        *_metrics(result, main),
+        *_training(result, main),
+        *_cost(result),
+        *_notes(result),
+        *_recipe(result),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _labels(result: Mapping[str, Any]) -> list[str]:
+    names = dig(result, "data", "label_names")
+    return [f"Labels: {', '.join(safe(str(name)) for name in names)}."] if isinstance(names, (list, tuple)) and names else []
+
+
+def _metrics(result: Mapping[str, Any], main: str) -> list[str]:
+    sets, baseline = evaluation_sets(result), result.get("baseline")
+    if not sets:
+        return ["## Metrics", "It was not measured: the recipe names no evaluation set."]
+    other = str(baseline) if baseline in stage_names(result) and baseline != main else None
+    heads = ["Set", "Role", "Split", "Examples", "Accuracy", "Macro-F1", *([f"Accuracy of {other} (ERM)"] if other else [])]
+    rows = []
+    for one in sets:
+        figures = [metric(result, main, one.name, "metrics", name) for name in ("accuracy", "macro_f1")]
+        figures += [metric(result, other, one.name, "metrics", "accuracy")] if other else []
+        role = ROLE_NAMES.get(one.role, one.role)
+        shown = ["-" if entry is None else with_interval(entry) for entry in figures]
+        rows.append([one.name, role, one.split, count(one.n), *shown])
+    return ["## Metrics", _table(heads, rows), f"In brackets {level(result)} bootstrap intervals over the evaluation sets."]
+
+
+def _training(result: Mapping[str, Any], main: str) -> list[str]:
+    row, classes = stage_figures(result, main), dig(result, "data", "train", "classes")
+    lines = []
+    if row.examples is not None:
+        pool = f" of {count(row.pool)}" if row.pool is not None else ""
+        lines.append(f"Learned from {count(row.examples)}{pool} training examples.")
+    if row.steps is not None:
+        planned = f" of {count(row.planned)} planned" if row.planned not in (None, row.steps) else ""
+        lines.append(f"{count(row.steps)} optimizer steps{planned}.")
+    if not isinstance(classes, Mapping) or not classes:
+        return ["## Training data", " ".join(lines)] if lines else []
+    selected = dig(result, "stages", main, "selection", "counts", "classes")
+    heads = ["Label", "Training examples", *(["Selected"] if isinstance(selected, Mapping) else [])]
+    rows = [
+        [str(label), count(whole(n)), *([count(whole(dig(selected, label, "selected")))] if len(heads) > 2 else [])]
+        for label, n in classes.items()
+    ]
+    return ["## Training data", " ".join(lines), _table(heads, rows)]
+
+
+def _cost(result: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name in stage_names(result):
+        row = stage_figures(result, name)
+        share = "-" if row.fraction is None else f"{percent(row.fraction)} % ({row.cost_kind})"
+        flops = scientific(number(dig(result, "stages", name, "cost", "flops")))
+        rows.append([row.title, flops, share, duration(row.seconds)])
+    if not rows:
+        return []
+    note = "Each stage with the stages it uses; the share is of plain fine-tuning's (ERM) floating-point operations."
+    return ["## Cost", _table(["Stage", "FLOPs", "Of ERM", "Time"], rows), note]
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    lines = [f"- {safe(line)}" for line in (*sentences(result, "stamps"), *sentences(result, "warnings"))]
+    return ["## Warnings", "\n".join(lines)] if lines else []
+
+
+def _recipe(result: Mapping[str, Any]) -> list[str]:
+    recipe = result.get("recipe")
+    if not isinstance(recipe, Mapping) or not recipe:
+        return []
+    text = yaml.safe_dump(without_folders(recipe), sort_keys=False, allow_unicode=True, width=100)
+    # Indented, not fenced: no value in it can end the block.
+    return ["## Recipe", "\n".join(f"    {line}" for line in text.splitlines())]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cell if cell == '---' else safe(cell) for cell in line)} |" for line in lines)
+
+
+def safe(text: str) -> str:
+    """Text on one line in which nothing is Markdown or HTML."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;", "*": "&#42;", "\\": "&#92;"}
+    escaped = "".join(marks.get(character, character) for character in flat)
+    return escaped.replace("](", "&#93;(").replace("][", "&#93;[")

@@ -1,0 +1,176 @@
+"""Learning curves as inline SVG: the training loss and the validation scores over the steps, and where the stage stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ftft.report.figures import dig, number, whole
+from ftft.report.markup import Attributes, Markup, join, tag
+
+WIDTH, HEIGHT = 520, 300
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 16, 44
+MOST_POINTS = 400
+COLOURS = ("--g2", "--g1", "--g3", "--g5", "--g4", "--g7", "--g6", "--g0")
+DASHES = (None, "7 3", "2 3", "9 3 2 3")
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The plot's area and what its edges mean."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    width: int = WIDTH
+    height: int = HEIGHT
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """A point in SVG units."""
+        across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
+        up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
+        return LEFT + across * (self.width - LEFT - RIGHT), self.height - BOTTOM - up * (self.height - TOP - BOTTOM)
+
+    def axes(self, x_name: str, y_name: str) -> Markup:
+        """Grid, ticks and names of both axes."""
+        parts = []
+        for value in ticks(*self.y):
+            _, y = self.at(self.x[0], value)
+            parts.append(tag("line", attributes={"class": "grid", "x1": LEFT, "x2": self.width - RIGHT, "y1": y, "y2": y}))
+            parts.append(label(f"{value:g}", LEFT - 6, y + 4, "end"))
+        for value in ticks(*self.x):
+            x, y = self.at(value, self.y[0])
+            parts.append(tag("line", attributes={"class": "axis", "x1": x, "x2": x, "y1": y, "y2": y + 4}))
+            parts.append(label(f"{value:,g}" if value < 1e6 else f"{value:g}", x, y + 18, "middle"))
+        x, y = self.at(*[edge[0] for edge in (self.x, self.y)])
+        parts.append(tag("line", attributes={"class": "axis", "x1": x, "x2": self.width - RIGHT, "y1": y, "y2": y}))
+        parts.append(label(x_name, (LEFT + self.width - RIGHT) / 2, self.height - 6, "middle"))
+        middle = (TOP + self.height - BOTTOM) / 2
+        place: Attributes = {"x": 13, "y": middle, "text-anchor": "middle", "transform": f"rotate(-90 13 {middle:.0f})"}
+        return join([*parts, tag("text", y_name, attributes=place)])
+
+
+def label(words: str, x: float, y: float, anchor: str, kind: str | None = None) -> Markup:
+    """A text in a drawing."""
+    return tag("text", words, attributes={"x": x, "y": y, "text-anchor": anchor, "class": kind})
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(step * power for step in (1, 2, 5, 10) if step * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def learning_curves(result: Mapping[str, Any], stage: str) -> Markup | None:
+    """The two drawings of a stage; None where it has neither losses nor validation scores."""
+    training = dig(result, "stages", stage, "training")
+    losses = _losses(training)
+    chosen = dig(result, "recipe", "stages", stage, "stop", "metric") or "accuracy"
+    scores = _scores(training, str(chosen))
+    figures = []
+    if len(losses) > 1:
+        window = max(1, len(losses) // 25)
+        curves = {"each step": _thin(losses), f"mean of {window} steps": _thin(_running_mean(losses, window))}
+        figures.append(_figure(f"{stage}: training loss", "loss", curves, training, faint_first=True, from_zero=True))
+    if scores:
+        name = str(chosen).replace("_", " ")
+        figures.append(_figure(f"{stage}: validation {name}", name, scores, training))
+    return tag("div", *figures, attributes={"class": "charts"}) if figures else None
+
+
+def _losses(training: Any) -> list[tuple[float, float]]:
+    values = dig(training, "losses")
+    numbered = enumerate(values if isinstance(values, (list, tuple)) else (), start=1)
+    return [(float(step), found) for step, value in numbered if (found := number(value)) is not None]
+
+
+def _scores(training: Any, name: str) -> Mapping[str, Points]:
+    history = dig(training, "history")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for entry in history if isinstance(history, (list, tuple)) else ():
+        for one, scores in (dig(entry, "scores") or {}).items():
+            step, value = number(dig(entry, "step")), number(dig(scores, name))
+            if step is not None and value is not None:
+                curves.setdefault(str(one), []).append((step, value))
+    return curves
+
+
+def _running_mean(points: Points, window: int) -> Points:
+    """At each step the mean of the ``window`` steps up to it; it begins where the first window is full."""
+    total, means = 0.0, []
+    for index, (step, value) in enumerate(points):
+        total += value - (points[index - window][1] if index >= window else 0.0)
+        if index + 1 >= window:
+            means.append((step, total / window))
+    return means
+
+
+def _thin(points: Points) -> Points:
+    """At most ``MOST_POINTS`` points: equally long runs replaced by their means."""
+    size = -(-len(points) // MOST_POINTS)
+    runs = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def _figure(
+    title: str, y_name: str, curves: Mapping[str, Points], training: Any, *, faint_first: bool = False, from_zero: bool = False
+) -> Markup:
+    frame = _frame(curves, training, from_zero)
+    drawn, keys = [], []
+    for index, (name, points) in enumerate(curves.items()):
+        colour = COLOURS[0 if faint_first else index % len(COLOURS)]
+        dash = None if faint_first else DASHES[(index // len(COLOURS) + index) % len(DASHES)]
+        look = {"class": "line faint" if faint_first and index == 0 else "line", "style": f"stroke:var({colour})"}
+        at = [frame.at(*point) for point in points]
+        line = {**look, "stroke-dasharray": dash, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in at)}
+        drawn.append(tag("polyline", attributes=line))
+        if not faint_first:
+            for x, y in at:
+                drawn.append(tag("circle", attributes={"cx": x, "cy": y, "r": 3, "style": f"fill:var({colour})"}))
+        sample = tag("line", attributes={**look, "stroke-dasharray": dash, "x1": 0, "x2": 18, "y1": 7, "y2": 7})
+        keys.append(tag("li", tag("svg", sample, attributes={"viewBox": "0 0 18 14", "aria-hidden": "true"}), name))
+    drawn.append(_stopping(frame, training))
+    described = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": title}
+    drawing = tag("svg", frame.axes("step", y_name), *drawn, attributes=described)
+    said = _said(training)
+    caption = tag("figcaption", title, *([f". {said}"] if said else []))
+    return tag("figure", drawing, tag("ul", *keys, attributes={"class": "key"}), caption)
+
+
+def _frame(curves: Mapping[str, Points], training: Any, from_zero: bool) -> Frame:
+    ys = [y for points in curves.values() for _, y in points]
+    low, high = (0.0 if from_zero else min(ys)), max(ys)
+    margin = (high - low) * 0.06 or max(abs(high) * 0.05, 0.01)
+    last = max(x for points in curves.values() for x, _ in points)
+    end = max(last, float(whole(dig(training, "planned")) or 0))
+    return Frame((0.0, end), (low if from_zero else low - margin, high + margin))
+
+
+def _stopping(frame: Frame, training: Any) -> Markup:
+    """Where it stopped early (dashed), and the step with the best validation score (dotted)."""
+    marks = []
+    steps, best = whole(dig(training, "steps")), whole(dig(training, "best_step"))
+    for step, kind, words in ((best, "best", "best"), (steps if dig(training, "stopped_early") else None, "stop", "stopped")):
+        if step is not None:
+            x, bottom = frame.at(step, frame.y[0])
+            marks.append(tag("line", attributes={"class": kind, "x1": x, "x2": x, "y1": TOP, "y2": bottom}))
+            anchor = "end" if kind == "best" else "start"
+            marks.append(label(words, x + (-4 if anchor == "end" else 4), TOP + 10, anchor, "strong"))
+    return join(marks)
+
+
+def _said(training: Any) -> str:
+    steps, planned = whole(dig(training, "steps")), whole(dig(training, "planned"))
+    if steps is None:
+        return ""
+    if dig(training, "stopped_early") and planned is not None:
+        return f"Stopped early at step {steps:,} of {planned:,} planned."
+    return f"Trained for all {steps:,} steps."

@@ -1,0 +1,34 @@
+"""The table of ``ftft eval``: one row an evaluation set, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+SHOWN = ("accuracy", "macro_f1", "auroc", "ece")
+
+
+def print_evaluation(figures: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """Print each set's figures (as the classification evaluator gives them) with their 95 % intervals."""
+    table = Table()
+    table.add_column("set")
+    table.add_column("role")
+    table.add_column("n", justify="right")
+    for name in SHOWN:
+        table.add_column(name, justify="right")
+    for name, one in figures.items():
+        values = [_with_interval(one["metrics"][metric]) for metric in SHOWN]
+        table.add_row(Text(name), f"{one['role']}, {one['split']}", f"{one['n']:,}", *values)
+    console.print(table)
+
+
+def _with_interval(figure: Mapping[str, float | None]) -> str:
+    value, low, high = (figure.get(key) for key in ("value", "low", "high"))
+    if value is None or value != value:
+        return "-"
+    shown = f"{value:.3f}"
+    return shown if low is None or high is None or low != low else f"{shown} ({low:.3f} to {high:.3f})"

@@ -1,0 +1,151 @@
+"""The report as one HTML page that needs nothing else: no network, no script, no file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from ftft.report import tables
+from ftft.report.charts import learning_curves
+from ftft.report.datamap import draw_map
+from ftft.report.figures import count, dig, duration, evaluation_sets, number, sentences, stage_names, whole, without_folders
+from ftft.report.headline import headline
+from ftft.report.markup import Markup, tag
+from ftft.report.parts import Parts, group_rows
+
+
+def page(result: Mapping[str, Any], parts: Parts) -> str:
+    """The page of a result, whatever it lacks; every string of the data is escaped, and no row's text is in it."""
+    name = str(result.get("name") or "run")
+    sections = [_header(result, name), _headline(result), _notes(result, parts), _stages(result), _evaluation(result)]
+    sections += [_maps(parts), _curves(result), _ledger(result), _setup(result)]
+    style = files("ftft.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = tag(
+        "head",
+        tag("meta", attributes={"charset": "utf-8"}),
+        tag("meta", attributes={"name": "viewport", "content": "width=device-width, initial-scale=1"}),
+        tag("title", f"{name}: ftft report"),
+        tag("style", Markup(style)),
+    )
+    body = tag("body", tag("main", *(section for section in sections if section is not None)))
+    return f"<!DOCTYPE html>\n{tag('html', head, body, attributes={'lang': 'en'})}\n"
+
+
+def _section(title: str, *children: Markup | None) -> Markup | None:
+    present = [child for child in children if child is not None]
+    return tag("section", tag("h2", title), *present) if present else None
+
+
+def _soft(words: str) -> Markup:
+    return tag("p", words, attributes={"class": "soft"})
+
+
+def _header(result: Mapping[str, Any], name: str) -> Markup:
+    train = whole(dig(result, "data", "train", "n"))
+    facts = [
+        f"stages {', '.join(stage_names(result))}" if stage_names(result) else "",
+        f"{count(train)} training examples" if train is not None else "",
+        f"{len(evaluation_sets(result))} evaluation sets" if evaluation_sets(result) else "",
+        f"seed {result['seed']}" if result.get("seed") is not None else "",
+        str(result.get("created") or ""),
+    ]
+    return tag("header", tag("h1", name), _soft(" · ".join(fact for fact in facts if fact)))
+
+
+def _headline(result: Mapping[str, Any]) -> Markup:
+    found = headline(result)
+    parts = [tag("p", found.sentence, attributes={"class": "headline"})]
+    if found.details:
+        parts.append(tag("p", f"{result.get('main')} against {result.get('baseline')}, set by set:"))
+        parts.append(tag("ul", *(tag("li", line) for line in found.details)))
+    if found.caution:
+        parts.append(tag("p", found.caution))
+    return tag("section", *parts)
+
+
+def _notes(result: Mapping[str, Any], parts: Parts) -> Markup | None:
+    lines = [*sentences(result, "stamps"), *sentences(result, "warnings"), *parts.notes]
+    if not lines:
+        return None
+    listed = tag("ul", *(tag("li", line) for line in lines))
+    return tag("section", tag("h2", "Warnings"), listed, attributes={"class": "warnings"})
+
+
+def _stages(result: Mapping[str, Any]) -> Markup | None:
+    if not stage_names(result):
+        return None
+    sources = {str(source) for name in stage_names(result) if (source := dig(result, "stages", name, "cost", "erm_source"))}
+    said = f"The unit of cost, plain fine-tuning (ERM), is {'; '.join(sorted(sources))}." if sources else ""
+    return _section("Stages", tables.stages_table(result), _soft(said) if said else None)
+
+
+def _evaluation(result: Mapping[str, Any]) -> Markup | None:
+    if not evaluation_sets(result):
+        return _section("Results", tag("p", "The recipe names no evaluation set, so nothing was measured."))
+    note = (
+        "Prior-corrected: after correction to the set's own class prior, which uses its labels. Tuned threshold: the decision "
+        "rule tuned on ID validation. Both tell a better model from a shifted class prior. ECE: expected calibration error."
+    )
+    return _section(
+        "Results", tables.results_table(result), tag("h3", "Further metrics"), tables.further_table(result), _soft(note)
+    )
+
+
+def _maps(parts: Parts) -> Markup | None:
+    shown: list[Markup | None] = []
+    for data_map in parts.maps.values():
+        shown.append(draw_map(data_map, parts))
+        rows = group_rows(parts, data_map)
+        shown.append(tables.groups_table(rows, data_map) if rows else None)
+        shown.append(tables.diagnostics_table(data_map))
+    if not parts.maps and (rows := group_rows(parts, None)):
+        shown.append(tables.groups_table(rows, None))
+    return _section("Training dynamics" if parts.maps else "Training rows", *shown)
+
+
+def _curves(result: Mapping[str, Any]) -> Markup | None:
+    return _section("Learning curves", *(learning_curves(result, name) for name in stage_names(result)))
+
+
+def _ledger(result: Mapping[str, Any]) -> Markup | None:
+    if not any(dig(result, "stages", name, "ledger") for name in stage_names(result)):
+        return None
+    note = (
+        "FLOPs are counted, padding included; tokens are without padding. Reporting is the measuring of the finished model on "
+        "all sets, which is no part of its cost. A reused stage was taken from the store and is charged as what it cost when "
+        "it ran."
+    )
+    return _section("Ledger", tables.ledger_table(result), _soft(note))
+
+
+def _setup(result: Mapping[str, Any]) -> Markup | None:
+    facts = [
+        ("Wall time of this command", duration(number(result.get("wall_seconds")))),
+        ("Recipe", str(result.get("recipe_hash") or "-")[:16]),
+        *((label, str(dig(result, "provenance", key) or "-")) for label, key in _MACHINE),
+        ("Versions", _versions(dig(result, "provenance", "versions"))),
+        ("Training data", str(dig(result, "data", "train", "fingerprint") or "-")[:16]),
+    ]
+    listed = [element for label, value in facts if value != "-" for element in (tag("dt", label), tag("dd", value))]
+    recipe = result.get("recipe")
+    written = None
+    if isinstance(recipe, Mapping) and recipe:
+        source = yaml.safe_dump(without_folders(recipe), sort_keys=False, allow_unicode=True, width=100)
+        written = tag("details", tag("summary", "The resolved recipe"), tag("pre", source))
+    return _section("How it was run", tag("dl", *listed) if listed else None, written)
+
+
+_MACHINE = (
+    ("Python", "python"),
+    ("Processor", "processor"),
+    ("Device", "device"),
+    ("Threads", "threads"),
+    ("Processes", "processes"),
+)
+
+
+def _versions(found: Any) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items() if version) if isinstance(found, Mapping) else "-"

@@ -1,0 +1,305 @@
+"""The tables of the page: stages, results, further metrics, ledger, groups, diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ftft.engine.ledger import PHASES
+from ftft.report.figures import (
+    ROLE_NAMES,
+    Interval,
+    StageFigures,
+    count,
+    dig,
+    duration,
+    evaluation_sets,
+    interval,
+    level,
+    mean_metric,
+    mean_sets,
+    memory,
+    metric,
+    number,
+    percent,
+    scientific,
+    stage_figures,
+    stage_names,
+    whole,
+)
+from ftft.report.markup import Markup, join, table, tag
+from ftft.report.parts import DataMap, GroupRow
+
+Cell = Markup | str
+
+
+def under(shown: str, *below: str) -> Markup:
+    """A figure with smaller lines below it, empty ones left out."""
+    return join([shown, *(tag("span", line, attributes={"class": "under"}) for line in below if line)])
+
+
+def decimals(value: float | None, digits: int = 3) -> str:
+    """A number with fixed decimals; "-" for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def share(entry: Interval | None, *extra: str) -> Markup:
+    """An accuracy-like figure in per cent, its interval below."""
+    if entry is None:
+        return join(["-"])
+    limits = "" if entry.low is None or entry.high is None else f"[{percent(entry.low)}, {percent(entry.high)}]"
+    return under(percent(entry.value), limits, *extra)
+
+
+def plain(entry: Interval | None) -> Markup:
+    """A figure with three decimals, its interval below."""
+    if entry is None:
+        return join(["-"])
+    limits = "" if entry.low is None or entry.high is None else f"[{decimals(entry.low)}, {decimals(entry.high)}]"
+    return under(decimals(entry.value), limits)
+
+
+def stages_table(result: Mapping[str, Any]) -> Markup:
+    """One row per stage: model, what it learned from, steps, whole cost."""
+    rows: list[list[Cell]] = []
+    for name in stage_names(result):
+        row, stage = stage_figures(result, name), dig(result, "stages", name)
+        rows.append(
+            [
+                under(row.title, "taken from the store" if row.reused else ""),
+                _model(stage),
+                _part(row.examples, row.pool),
+                _steps(row),
+                percent(row.id_mean),
+                percent(row.ood_mean),
+                under(percent(row.fraction), row.cost_kind or ""),
+                duration(row.seconds),
+            ]
+        )
+    heads = ["Stage", "Model", "Examples", "Steps", "ID mean, %", "OOD mean, %", "Cost, % of ERM", "Time"]
+    return table(heads, rows, caption="Means are of accuracy; cost and time include the stages a stage uses.")
+
+
+def _model(stage: Any) -> Markup:
+    description = dig(stage, "model")
+    layers, total = whole(dig(description, "layers")), whole(dig(description, "layers_of_checkpoint"))
+    parameters, trained = whole(dig(stage, "parameters")), whole(dig(stage, "trainable_parameters"))
+    said = []
+    if layers is not None:
+        said.append(f"{layers} of {total} layers" if total not in (None, layers) else f"{layers} layers")
+    if parameters is not None:
+        said.append(f"{_millions(parameters)} parameters")
+    if trained is not None and trained != parameters:
+        said.append(f"{_millions(trained)} trained")
+    return under(str(dig(description, "architecture") or "-"), *said)
+
+
+def _millions(value: int) -> str:
+    return f"{value / 1e6:.1f}M" if value >= 1e5 else count(value)
+
+
+def _part(part: int | None, of: int | None) -> Markup:
+    return under(count(part), "" if of is None or part in (None, of) else f"of {count(of)} ({100 * part / max(1, of):.1f} %)")
+
+
+def _steps(row: StageFigures) -> Markup:
+    if row.planned is None or row.planned == row.steps:
+        return join([count(row.steps)])
+    return under(count(row.steps), f"of {count(row.planned)}", "stopped early" if row.stopped_early else "")
+
+
+def results_table(result: Mapping[str, Any]) -> Markup:
+    """One row per set, one column per stage: accuracy with its interval and macro-F1; the means; the difference to ERM."""
+    names, sets = stage_names(result), evaluation_sets(result)
+    main, baseline = str(result.get("main")), str(result.get("baseline"))
+    compared = main in names and baseline in names and main != baseline
+    rows: list[list[Cell]] = []
+    kinds: list[str] = []
+    roles = list(dict.fromkeys(one.role for one in sets))
+    for role in roles:
+        own = [one for one in sets if one.role == role]
+        for one in own:
+            facts = [ROLE_NAMES.get(one.role, one.role), *([one.split] if one.split != "test" else []), f"n = {count(one.n)}"]
+            found = {name: metric(result, name, one.name, "metrics", "accuracy") for name in names}
+            cells = [share(found[name], _f1(result, name, one.name)) for name in names]
+            rows.append(
+                [under(one.name, ", ".join(facts)), *cells, *([_gap(found[main], found[baseline])] if compared else [])]
+            )
+            kinds.append("")
+        over = mean_sets(sets, role)
+        if role != "forget" and len(own) > 1:
+            means = {name: mean_metric(result, name, over) for name in names}
+            gap = [join([_points(means[main], means[baseline])])] if compared else []
+            split = "test" if over[0].split == "test" else "validation"
+            title = under(
+                f"{role.upper()} mean", f"{len(over)} {split} sets, unweighted" if len(over) > 1 else f"{split} set only"
+            )
+            rows.append([title, *(percent(means[name]) for name in names), *gap])
+            kinds.append("sum")
+    heads = ["Set", *(stage_figures(result, name).title for name in names), *([f"{main} minus {baseline}"] if compared else [])]
+    caption = f"Accuracy in per cent with {level(result)} bootstrap intervals, and macro-F1"
+    return table(heads, rows, caption=f"{caption}; differences in points." if compared else f"{caption}.", kinds=kinds)
+
+
+def _f1(result: Mapping[str, Any], stage: str, name: str) -> str:
+    found = metric(result, stage, name, "metrics", "macro_f1")
+    return "" if found is None else f"F1 {percent(found.value)}"
+
+
+def _points(mine: float | None, theirs: float | None) -> str:
+    return "-" if mine is None or theirs is None else f"{100 * (mine - theirs):+.1f}"
+
+
+def _gap(mine: Interval | None, theirs: Interval | None) -> Markup:
+    if mine is None or theirs is None:
+        return join(["-"])
+    apart = mine.apart_from(theirs)
+    return under(
+        _points(mine.value, theirs.value), "" if apart is None else ("intervals apart" if apart else "intervals overlap")
+    )
+
+
+def further_table(result: Mapping[str, Any]) -> Markup:
+    """The secondary metrics: one row per set and stage."""
+    rows: list[list[Cell]] = []
+    for one in evaluation_sets(result):
+        for name in stage_names(result):
+            entry = dig(result, "stages", name, "evaluation", one.name)
+            if entry is None:
+                continue
+            figures = {key: interval(dig(entry, "metrics", key)) for key in ("auroc", "average_precision", "ece", "brier")}
+            rows.append(
+                [
+                    under(one.name, name),
+                    plain(figures["auroc"]),
+                    plain(figures["average_precision"]),
+                    share(interval(dig(entry, "prior_corrected", "accuracy")), *_below(entry, "prior_corrected")),
+                    share(interval(dig(entry, "tuned_threshold", "accuracy")), *_below(entry, "tuned_threshold")),
+                    plain(figures["ece"]),
+                    plain(figures["brier"]),
+                    _worst(entry),
+                ]
+            )
+    heads = [
+        "Set, stage",
+        "AUROC",
+        "Average precision",
+        "Prior-corrected, %",
+        "Tuned threshold, %",
+        "ECE",
+        "Brier",
+        "Worst group, %",
+    ]
+    return table(heads, rows, caption="Prior-corrected and tuned: accuracy, and macro-F1 below")
+
+
+def _below(entry: Any, key: str) -> tuple[str, str]:
+    found = interval(dig(entry, key, "macro_f1"))
+    itself = "tuned on this set" if dig(entry, key, "tuned_on_itself") else ""
+    return "" if found is None else f"F1 {percent(found.value)}", itself
+
+
+def _worst(entry: Any) -> Markup:
+    found = interval(dig(entry, "worst_group", "accuracy"))
+    if found is None:
+        return join(["-"])
+    group, n = dig(entry, "worst_group", "group"), whole(dig(entry, "worst_group", "n"))
+    return share(found, f"{group}, n = {count(n)}")
+
+
+def ledger_table(result: Mapping[str, Any]) -> Markup:
+    """What every stage cost itself, per phase, and whole with the stages it uses."""
+    rows: list[list[Cell]] = []
+    kinds: list[str] = []
+    for name in stage_names(result):
+        stage = dig(result, "stages", name)
+        erm = number(dig(stage, "cost", "erm_flops"))
+        mark = " (reused)" if dig(stage, "reused") else ""
+        for title, ledger in ((f"{name}{mark}", dig(stage, "ledger")), (f"{name}, reporting", dig(stage, "reporting_ledger"))):
+            for phase in _phases(ledger):
+                rows.append([under(title, phase), *_cost_cells(ledger, [phase], None if "reporting" in title else erm)])
+                kinds.append("")
+        whole_ledger = dig(stage, "cost", "ledger")
+        if _phases(whole_ledger):
+            uses = dig(stage, "cost", "uses")
+            with_others = f"with {', '.join(str(one) for one in uses)}" if uses else "alone"
+            rows.append([under(f"{name}, whole cost", with_others), *_cost_cells(whole_ledger, _phases(whole_ledger), erm)])
+            kinds.append("sum")
+    heads = [
+        "Stage, phase",
+        "FLOPs",
+        "% of ERM",
+        "Seconds",
+        "Examples",
+        "Tokens",
+        "Steps",
+        "Peak memory",
+        "Repeated FLOPs",
+        "Repeated s",
+    ]
+    return table(heads, rows, caption="Effective costs; what interruptions repeated stands apart", kinds=kinds)
+
+
+def _phases(ledger: Any) -> list[str]:
+    present = {phase for book in ("effective", "repeated") for phase in (dig(ledger, book) or {})}
+    return [phase for phase in PHASES if phase in present]
+
+
+def _cost_cells(ledger: Any, phases: Sequence[str], erm: float | None) -> list[Cell]:
+    def total(field: str, book: str = "effective") -> float:
+        return sum(number(dig(ledger, book, phase, field)) or 0.0 for phase in phases)
+
+    peaks = {kind: [number(dig(ledger, "peak_memory", phase, kind)) for phase in phases] for kind in ("rss", "cuda")}
+    highest = {kind: max(known) for kind, values in peaks.items() if (known := [value for value in values if value])}
+    gpu = f"GPU {memory(highest['cuda'])}" if "cuda" in highest else ""
+    repeated = total("flops", "repeated"), total("seconds", "repeated")
+    return [
+        scientific(total("flops")),
+        "-" if not erm else percent(total("flops") / erm),
+        f"{total('seconds'):,.1f}",
+        *(count(int(total(field))) for field in ("examples", "tokens", "steps")),
+        under(memory(highest.get("rss")), gpu),
+        scientific(repeated[0]) if repeated[0] else "-",
+        f"{repeated[1]:,.1f}" if repeated[1] else "-",
+    ]
+
+
+def groups_table(rows: Sequence[GroupRow], data_map: DataMap | None) -> Markup:
+    """One row per group of training rows and one for all: where it lies in the data map, and what was selected of it."""
+    heads = ["Group", "Rows", "Share, %"]
+    if data_map is not None:
+        heads += ["Mean confidence", "Mean variability"]
+        heads += [f"Mean correctness, of {data_map.epochs} epochs"] if data_map.correctness is not None else []
+    stages = list(rows[0].selected)
+    for stage in stages:
+        heads += [f"Selected by {stage}, %", "Enrichment"]
+    body: list[list[Cell]] = []
+    for row in rows:
+        cells: list[Cell] = [row.group, count(row.count), percent(row.share)]
+        if data_map is not None:
+            cells += [decimals(row.confidence), decimals(row.variability)]
+            cells += [decimals(row.correctness, 2)] if data_map.correctness is not None else []
+        for stage in stages:
+            cells += [percent(row.selected[stage]), f"{row.enrichment[stage]:.2f}"]
+        body.append(cells)
+    caption = "Groups of the training rows. Enrichment: share in what is learned from over share in the pool; 1 is no change"
+    return table(heads, body, caption=caption, kinds=[""] * (len(body) - 1) + ["sum"])
+
+
+def diagnostics_table(data_map: DataMap) -> Markup | None:
+    """The reference diagnostics of a data map."""
+    found = data_map.diagnostics
+    if found is None:
+        return None
+    q = f"{100 * found.fraction:g} %"
+    rows: list[list[Cell]] = [
+        [f"Overlap of the {q} most ambiguous and the {q} hardest to learn, % of either", percent(found.overlap)],
+        ["Either of the two, % of all", percent(found.union)],
+        ["Easy: neither, % of all", percent(found.easy)],
+        ["Mean confidence of all", decimals(number(found.mean_confidence))],
+        ["Mean confidence of the ambiguous", decimals(number(found.mean_confidence_ambiguous))],
+        ["Mean confidence of the hard to learn", decimals(number(found.mean_confidence_hard))],
+        ["Mean confidence of the easy", decimals(number(found.mean_confidence_easy))],
+        ["Smallest variability among the ambiguous", decimals(number(found.smallest_variability))],
+    ]
+    return table(["Diagnostic", "Value"], rows, caption=f"Reference diagnostics, {found.examples:,} scored examples")

@@ -1,0 +1,67 @@
+"""The terminal's tables: every figure is there at any width, and no line is too long."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ftft.report.terminal import print_result
+
+
+def shown(result: dict[str, Any], width: int, folder: Path | None = None, terminal: bool = False) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
+    print_result(result, console, folder=folder)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_every_figure_is_there_and_fits(width: int, result: dict[str, Any], write_run: Callable[..., Path]) -> None:
+    text = shown(result, width, write_run(result))
+    assert max(len(line) for line in text.splitlines()) <= width
+    for figure in ("94.1", "77.5", "74.2-80.8", "61.5", "73.5", "70.8", "71.6", "measured", "50.5 s", "reused"):
+        assert figure in text
+    words = " ".join(text.split())
+    assert "Warning: 3 training rows are empty" in words
+    assert "One seed: direction only." in words
+    assert "shortcut_breaking" in words and "96.4" in words and "2.93x" in words
+
+
+def test_one_table_where_there_is_room_with_macro_f1(result: dict[str, Any]) -> None:
+    wide, narrow = shown(result, 120), shown(result, 80)
+    assert wide.count("Stage ") == 1 and narrow.count("Stage ") == 2
+    assert "F1 76.4" in wide and "F1" not in narrow
+
+
+def test_estimated_costs_are_marked(result: dict[str, Any]) -> None:
+    for stage in result["stages"].values():
+        stage["cost"]["erm_source"] = "estimated from this stage's counted batches"
+    text = shown(result, 120)
+    assert "estimated" in text and "measured" not in text
+
+
+def test_names_cannot_steer_the_terminal(result: dict[str, Any]) -> None:
+    result["stages"]["main"]["evaluation"]["[red]\x1b[31mset"] = result["stages"]["main"]["evaluation"]["new_words"]
+    result["stamps"] = ["[bold]note\x1b[2J"]
+    text = shown(result, 200)
+    assert "\x1b" not in text and "[red]?[31mset" in text and "Note: [bold]note?[2J" in text
+
+
+@pytest.mark.parametrize("lacking", ["stages", "baseline", "evaluation", "cost", "training", "selection"])
+def test_a_missing_part_is_left_out(lacking: str, result: dict[str, Any]) -> None:
+    if lacking in ("stages", "baseline"):
+        result[lacking] = {} if lacking == "stages" else None
+    else:
+        for stage in result["stages"].values():
+            stage[lacking] = None
+    text = shown(result, 80)
+    assert text.strip() and "None" not in text
+
+
+def test_no_result_at_all_is_a_sentence() -> None:
+    assert "left no result" in shown({}, 80)
