@@ -25,7 +25,7 @@ import datasets
 import numpy as np
 import torch
 import transformers
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ftft.bridges.recorder import DynamicsRecorder
 
@@ -88,6 +88,7 @@ def run(
         )
         clock = StepClock()
         trainer = Trainer(copy.deepcopy(model), settings, train_dataset=data, callbacks=[clock])
+        trainer.remove_callback(PrinterCallback)  # it would print beside the JSON
         recorder = DynamicsRecorder().attach(trainer) if recorded else None
         loss = trainer.train().training_loss
         if recorder is not None and not recorder.dynamics().seen.any():

@@ -31,8 +31,9 @@ def pairs() -> datasets.Dataset:
 
 def arguments(folder, **changed):
     settings = {
-        "per_device_train_batch_size": 3, "num_train_epochs": 2, "use_cpu": True, "report_to": [], "disable_tqdm": True, "bf16": False,
-        "save_strategy": "no", "logging_strategy": "no", "learning_rate": 1e-2, "gradient_checkpointing": False, "dataset_num_proc": None,
+        "per_device_train_batch_size": 3, "num_train_epochs": 2, "use_cpu": True, "report_to": [], "disable_tqdm": True,
+        "save_strategy": "no", "logging_strategy": "no", "learning_rate": 1e-2, "gradient_checkpointing": False,
+        "bf16": False, "dataset_num_proc": None,
     } | changed  # fmt: skip
     return trl.SFTConfig(str(folder), **settings)
 
@@ -148,9 +149,10 @@ def test_other_trl_trainers_are_refused(tmp_path, make_decoder, make_tokenizer):
 
 def test_lora_adapter(tmp_path, pairs, make_decoder, make_tokenizer):
     peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     trainer = trl.SFTTrainer(
         make_decoder(), arguments(tmp_path, learning_rate=0.0, num_train_epochs=1), train_dataset=pairs,
-        processing_class=make_tokenizer(bert=False), peft_config=peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+        processing_class=make_tokenizer(bert=False), peft_config=lora,
     )  # fmt: skip
     recorder = DynamicsRecorder().attach(trainer)
     trainer.train()
