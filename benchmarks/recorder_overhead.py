@@ -1,6 +1,6 @@
 """What the online recorder adds to a training step of ``transformers.Trainer``: a ratio from interleaved runs, as JSON.
 
-    python benchmarks/recorder_overhead.py --pairs 9 --steps 60
+    python benchmarks/recorder_overhead.py --pairs 9 --steps 60 [--json FILE]
 
 Each pair is one run with and one without the recorder, in alternating order, from the same weights over the same batches
 (32 examples of 32 tokens by default). A step is timed from the end of one to the end of the next, so that the data loader
@@ -17,6 +17,7 @@ import os
 import platform
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=5, help="steps of each run that are not timed")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--threads", type=int, default=None, help="torch threads; by default torch's choice")
     args = parser.parse_args()
     if min(args.pairs, args.steps, args.warmup, args.batch_size, args.tokens) < 1:
@@ -120,7 +122,7 @@ def main() -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     transformers.utils.logging.set_verbosity_error()
-    model, name = load_model()
+    model, model_name = load_model()
     data = make_data(args.batch_size * (args.steps + args.warmup), args.tokens)
     ratios, seconds, same_loss = [], {True: [], False: []}, True
     for pair in range(args.pairs):
@@ -138,12 +140,15 @@ def main() -> None:
         "step_ms_with": 1000 * float(np.median(seconds[True])),
         "step_ms_without": 1000 * float(np.median(seconds[False])),
         "losses_identical": same_loss,
-        "settings": vars(args) | {"model": name},
+        "settings": {name: value for name, value in vars(args).items() if name != "json"} | {"model": model_name},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
     }
-    print(json.dumps(result, indent=1))
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.json:
+        args.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ def follows(row: dict[str, str]) -> bool:
     return row["hypothesis"].endswith(f"{kind}.")
 
 
-@pytest.mark.parametrize("name, share", [("train", SHORTCUT_RATE), ("test", SHORTCUT_RATE), ("no_shortcut", 0.5), ("reversed_shortcut", 0.0)])
+@pytest.mark.parametrize(
+    "name, share", [("train", SHORTCUT_RATE), ("test", SHORTCUT_RATE), ("no_shortcut", 0.5), ("reversed_shortcut", 0.0)]
+)
 def test_shortcut_holds_in_the_planned_share(name, share):
     rows = SETS[name]
     assert sum(map(agrees, rows)) == round(share * len(rows))
@@ -56,4 +58,6 @@ def test_no_pair_stands_in_two_sets_often():
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):
     first, second = write_demo(tmp_path / "a"), write_demo(tmp_path / "b")
-    assert {name: path.read_bytes() for name, path in first.items()} == {name: path.read_bytes() for name, path in second.items()}
+    assert {name: path.read_bytes() for name, path in first.items()} == {
+        name: path.read_bytes() for name, path in second.items()
+    }

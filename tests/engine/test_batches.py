@@ -13,7 +13,12 @@ from ftft.engine.batches import BatchSchedule, plan_epoch, planned_steps, share_
 from ftft.engine.schedule import rate_factor, warmup_steps
 
 
-@given(st.lists(st.integers(1, 128), min_size=1, max_size=700), st.integers(1, 40), st.integers(0, 5), st.sampled_from(["bucketed", "plain"]))
+@given(
+    st.lists(st.integers(1, 128), min_size=1, max_size=700),
+    st.integers(1, 40),
+    st.integers(0, 5),
+    st.sampled_from(["bucketed", "plain"]),
+)
 @settings(max_examples=60, deadline=None)
 def test_every_position_is_in_exactly_one_batch(lengths, batch_size, epoch, shuffle):
     batches = plan_epoch(np.array(lengths), batch_size, seed=3, epoch=epoch, shuffle=shuffle)
@@ -54,7 +59,10 @@ def test_upsampled_rows_are_planned_by_position():
     assert [schedule.epoch_of(step) for step in range(4)] == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("examples, batch, epochs, steps, expected", [(100, 32, 3, None, 12), (100, 32, 0.5, None, 2), (960, 32, 0.1, None, 3), (10, 32, 0.01, None, 1), (100, 32, 3, 7, 7)])
+@pytest.mark.parametrize(
+    "examples, batch, epochs, steps, expected",
+    [(100, 32, 3, None, 12), (100, 32, 0.5, None, 2), (960, 32, 0.1, None, 3), (10, 32, 0.01, None, 1), (100, 32, 3, 7, 7)],
+)
 def test_planned_steps(examples, batch, epochs, steps, expected):
     assert planned_steps(examples, batch, epochs=epochs, steps=steps) == expected
 

@@ -32,8 +32,16 @@ N, CLASSES = 70, 3
 def tiny_model(dropout=0.0, seed=0, dtype=torch.float32):
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=40,
-        num_labels=CLASSES, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, attn_implementation="eager",
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        num_labels=CLASSES,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        attn_implementation="eager",
     )
     return BertForSequenceClassification(config).to(dtype)
 
@@ -42,7 +50,11 @@ def tiny_data(n=N, seed=0):
     source = np.random.default_rng(seed)
     lengths = source.integers(3, 20, n).astype(np.int32)
     examples = Examples(
-        ids=pa.array([f"x{i}" for i in range(n)]), inputs={}, labels=source.integers(0, CLASSES, n), label_names=("a", "b", "c"), fingerprint="f"
+        ids=pa.array([f"x{i}" for i in range(n)]),
+        inputs={},
+        labels=source.integers(0, CLASSES, n),
+        label_names=("a", "b", "c"),
+        fingerprint="f",
     )
     tokens = source.integers(5, 50, lengths.sum()).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
@@ -120,9 +132,22 @@ def test_losses_follow_transformers_trainer_for_fifty_steps(tmp_path):
 
     theirs = tiny_model()
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), max_steps=steps, learning_rate=rate, warmup_steps=5, lr_scheduler_type="linear", max_grad_norm=1.0,
-        optim="adamw_torch", adam_epsilon=1e-8, weight_decay=0.0, report_to=[], save_strategy="no", logging_strategy="no",
-        use_cpu=True, disable_tqdm=True, remove_unused_columns=False, per_device_train_batch_size=16,
+        output_dir=str(tmp_path),
+        max_steps=steps,
+        learning_rate=rate,
+        warmup_steps=5,
+        lr_scheduler_type="linear",
+        max_grad_norm=1.0,
+        optim="adamw_torch",
+        adam_epsilon=1e-8,
+        weight_decay=0.0,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        per_device_train_batch_size=16,
     )
     trainer = FixedOrderTrainer(model=theirs, args=arguments, train_dataset=[0] * len(data))
     task = TextClassification(max_length=24)
@@ -158,7 +183,9 @@ def test_online_dynamics_are_the_logits_before_each_update():
             return super().step(closure)
 
     optimizer = Watching(model.parameters(), lr=0.5)
-    loop = TrainingLoop(training(model, data, steps=10, optimizer=optimizer, dynamics=record, schedule=schedule, settings={"warmup": 0.0}))
+    loop = TrainingLoop(
+        training(model, data, steps=10, optimizer=optimizer, dynamics=record, schedule=schedule, settings={"warmup": 0.0})
+    )
     original = loop._train_step
 
     def before(rows, epoch):
@@ -216,11 +243,21 @@ def full_run(folder, data, notify=lambda event: None, dropout=0.2, mode="online"
     torch.manual_seed(11)
     record, task = buffer(data), TextClassification(max_length=24)
     run = training(
-        model, data, steps=17, dynamics=record, dynamics_mode=mode, folder=folder, notify=notify, keep_best=True,
-        stopping=EarlyStopping(StopSettings(patience=50)), settings={"evaluate_every": 4},
+        model,
+        data,
+        steps=17,
+        dynamics=record,
+        dynamics_mode=mode,
+        folder=folder,
+        notify=notify,
+        keep_best=True,
+        stopping=EarlyStopping(StopSettings(patience=50)),
+        settings={"evaluate_every": 4},
     )
     run.stop_score = lambda scores: scores["v"]["accuracy"]
-    run.validate = lambda current: {"v": {"accuracy": float((predict(current, task, data).argmax(1) == data.examples.labels).mean())}}
+    run.validate = lambda current: {
+        "v": {"accuracy": float((predict(current, task, data).argmax(1) == data.examples.labels).mean())}
+    }
     outcome = TrainingLoop(run).run()
     return outcome, weights_of(model), record.dynamics(), run
 
@@ -241,7 +278,12 @@ def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(tmp_path, mode):
     assert np.array_equal(resumed_dynamics.logits, dynamics.logits) and np.array_equal(resumed_dynamics.seen, dynamics.seen)
     for phase, cost in run.ledger.effective.items():
         again = resumed_run.ledger.effective[phase]
-        assert (again.flops, again.examples, again.tokens, again.steps) == (cost.flops, cost.examples, cost.tokens, cost.steps), phase
+        assert (again.flops, again.examples, again.tokens, again.steps) == (
+            cost.flops,
+            cost.examples,
+            cost.tokens,
+            cost.steps,
+        ), phase
 
 
 def test_work_lost_to_a_kill_is_booked_as_repeated(tmp_path):
@@ -315,7 +357,13 @@ def test_early_stopping_ends_the_run_and_keeps_the_best_weights(tmp_path):
     scores = iter([0.5, 0.6, 0.55, 0.58, 0.9])
     states = {}
     run = training(
-        model, data, steps=50, folder=tmp_path, keep_best=True, stopping=EarlyStopping(StopSettings(patience=2)), settings={"evaluate_every": 3}
+        model,
+        data,
+        steps=50,
+        folder=tmp_path,
+        keep_best=True,
+        stopping=EarlyStopping(StopSettings(patience=2)),
+        settings={"evaluate_every": 3},
     )
 
     def validate(current):
@@ -339,7 +387,11 @@ def test_predictions_are_in_the_order_of_the_data_whatever_the_batches():
     np.testing.assert_allclose(one, many, atol=1e-6)
     assert model.training, "the model's mode is restored"
     rows = np.array([5, 2, 60])
-    picked = {int(row): values for batch, outputs in predict_batches(model, task, data, rows=rows) for row, values in zip(batch.rows, task.probabilities(outputs))}
+    picked = {
+        int(row): values
+        for batch, outputs in predict_batches(model, task, data, rows=rows)
+        for row, values in zip(batch.rows, task.probabilities(outputs))
+    }
     for row in rows:
         np.testing.assert_allclose(picked[int(row)], many[row], atol=1e-6)
 
