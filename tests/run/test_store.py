@@ -241,3 +241,11 @@ def test_a_full_disk_does_not_cost_the_lock(stage, monkeypatch):
         patched.setattr(files.os, "write", refuse)
         with stage.lock(), pytest.raises(UserError, match="another run"), FolderLock(stage.folder):
             pass
+
+
+def test_a_measured_choice_is_made_once_for_each_machine(tmp_path):
+    store = Store(tmp_path)
+    answers = iter(["bf16", "fp32", "never"])
+    assert store.remembered("precision", "this machine", lambda: next(answers)) == "bf16"
+    assert Store(tmp_path).remembered("precision", "this machine", lambda: next(answers)) == "bf16"
+    assert store.remembered("precision", "another machine", lambda: next(answers)) == "fp32"

@@ -21,7 +21,7 @@ class TrainSettings:
     warmup: float = setting(0.1, "share of the steps over which the learning rate rises from 0", origin="FTFT code", ge=0, lt=1)
     clip: float | None = setting(1.0, "largest global gradient norm; null switches clipping off", origin="FTFT code", gt=0)
     precision: Literal["auto", "fp32", "bf16", "fp64"] = setting(
-        "auto", "auto: bf16 autocast where the processor has native bf16, else fp32"
+        "auto", "auto: bf16 autocast where the processor has native bf16 and is faster with it, else fp32"
     )
     evaluate_every: float | None = setting(
         None,

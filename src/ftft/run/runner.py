@@ -16,7 +16,6 @@ import torch
 
 from ftft.data.examples import Examples, LoadedData
 from ftft.data.loading import load_data
-from ftft.engine import precision as precisions
 from ftft.engine.provenance import provenance
 from ftft.files import FolderLock, atomic_path, fingerprint, read_json, write_json, write_text
 from ftft.methods import registry
@@ -155,8 +154,7 @@ class _Run:
         def load() -> tuple[Any, Any, Any]:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             model, tokenizer = load_saved(stage.model_folder)
-            settings = self.recipe.stages[stage.name].train
-            return model.to(device), tokenizer, precisions.resolve(settings.precision, device)
+            return model.to(device), tokenizer, stage.summary["precision"]
 
         return evaluate(
             stage.folder / "predictions",

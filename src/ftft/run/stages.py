@@ -27,6 +27,7 @@ from ftft.engine.provenance import provenance
 from ftft.engine.settings import StopSettings
 from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
+from ftft.files import fingerprint
 from ftft.methods import registry
 from ftft.methods.contract import Checkpoint, Models, Selection
 from ftft.methods.selection import write_selection
@@ -135,7 +136,7 @@ class StageRun:
         """Take the stage from the store, or train it (resuming where it was interrupted)."""
         self.notify({"event": "stage", "stage": self.name})
         accelerator = Accelerator()
-        precision = precisions.resolve(self.stage.train.precision, accelerator.device)
+        precision = self._precision(accelerator.device)
         dtype = torch.float64 if precision == "fp64" else torch.float32
         model = load_classifier(self.stage.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
         dynamics, dynamics_key = self._dynamics_to_use()
@@ -149,6 +150,17 @@ class StageRun:
                 return self._finished(folder, key, reused=False)
         self.notify({"event": "reused", "stage": self.name})
         return self._finished(folder, key, reused=True)
+
+    def _precision(self, device: torch.device) -> precisions.Precision:
+        setting = self.stage.train.precision
+        if setting != "auto":
+            return setting
+        here = provenance()
+        condition = fingerprint(
+            {name: here[name] for name in ("processor", "processor_flags", "threads", "device", "versions")}
+        )
+        chosen = self.store.remembered("precision", condition, lambda: precisions.resolve("auto", device))
+        return "bf16" if chosen == "bf16" else "fp32"
 
     def _finished(self, folder: StageFolder, key: str, *, reused: bool) -> FinishedStage:
         payload = folder.payload()

@@ -46,6 +46,18 @@ class Store:
         else:
             write_json(version_file, {}, kind="store", version=STORE_VERSION)
 
+    def remembered(self, name: str, condition: str, decide: Callable[[], str]) -> str:
+        """What was decided here before under this condition (this machine), else ``decide()``, kept for the next time.
+
+        A measured choice that enters a stage's key must not change between a run and its resumption.
+        """
+        path = self.root / f"{name}.json"
+        known = dict(read_json(path, kind=name)["choices"]) if path.exists() else {}
+        if condition not in known:
+            known[condition] = decide()
+            write_json(path, {"choices": known}, kind=name)
+        return str(known[condition])
+
     def stage_folder(self, key: str) -> StageFolder:
         """The folder of the stage with this key (64 hexadecimal digits); UserError when another key has the same folder."""
         if not _KEY.fullmatch(key):
