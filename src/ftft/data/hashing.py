@@ -81,6 +81,14 @@ def hash_below(ids: pa.Array, fraction: float) -> np.ndarray:
     return _digests(utf8_values(ids)) < np.uint64(int(fraction * 2**64))
 
 
+def lowest_hashes(ids: pa.Array, count: int) -> np.ndarray:
+    """int64 [min(count, N)], rising: the rows whose ids' SHA-256 (first 8 bytes) are the lowest, ties in row order.
+
+    A fair sample whatever the order of the rows, and the same one in any order; a larger count only adds rows to it.
+    """
+    return np.sort(np.argsort(_digests(utf8_values(ids)), kind="stable")[:count])
+
+
 def fingerprint_examples(ids: pa.Array, inputs: Mapping[str, pa.Array], labels: np.ndarray, label_names: Sequence[str]) -> str:
     """A SHA-256 (64 hexadecimal digits) of ids, inputs and label names that does not depend on the order of the rows.
 

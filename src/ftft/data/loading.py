@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ftft.data.duplicates import Overlap, find_overlaps
 from ftft.data.examples import EvaluationSet, Examples, LoadedData
-from ftft.data.hashing import fingerprint_examples, hash_below
+from ftft.data.hashing import content_hashes, fingerprint_examples, hash_below, hex_strings, lowest_hashes
 from ftft.data.ids import Where, column_ids, content_ids, joined, require_unique
 from ftft.data.labels import FileLabels, merge_map, model_labels, read_labels, to_codes
 from ftft.data.reading import LINE, describe, format_of, named_columns, read_table, same_value
@@ -147,6 +147,12 @@ def _read_part(file: DataFile, settings: DataSettings, input_names: Sequence[str
     ids = None if columns.id is None else column_ids(table.column(columns.id), columns.id, where)
     for name, column in zip(input_names, columns.text):
         _refuse_absurd_lengths(inputs[name], column, ids, where)
+    if file.sample is not None and file.sample < len(lines):
+        keys = hex_strings(content_hashes(list(inputs.values()))) if ids is None else ids
+        rows = pa.array(lowest_hashes(keys, file.sample))
+        table, ids = table.take(rows), None if ids is None else ids.take(rows)
+        inputs = {name: texts.take(rows) for name, texts in inputs.items()}
+        lines = table.column(LINE)
     carried = table.schema.metadata.get(f"ftft.labels.{columns.label}".encode())
     if carried is not None and file.labels is None:
         file = dataclasses.replace(file, labels=json.loads(carried))

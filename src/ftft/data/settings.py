@@ -34,6 +34,9 @@ class DataFile:
     rename_labels: dict[str, str] | None = setting(None, "this file's label -> the training set's label")
     where: dict[str, str | int | bool] | None = setting(None, "keep only the rows whose columns have these values")
     limit: int | None = setting(None, "use only the first rows (after `where`)", ge=1)
+    sample: int | None = setting(
+        None, "use only so many rows (after `where` and `limit`), chosen by a hash of their id: the same in any order", ge=1
+    )
 
 
 @dataclass(frozen=True)
