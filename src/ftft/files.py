@@ -9,17 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import filecmp
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ftft.errors import UserError
 
 FORMAT, VERSION = "format", "format_version"
+_KILLED_WRITE = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names of atomic_path and of tempfile.mkdtemp beside a target
 
 
 def explain_os_error(error: OSError, path: Path | str) -> UserError:
@@ -27,6 +31,7 @@ def explain_os_error(error: OSError, path: Path | str) -> UserError:
     reasons = {
         errno.ENOSPC: "the disk is full; free some space and run the same command again",
         errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+        errno.EFBIG: "the file would be larger than is allowed here (see ulimit -f); raise the limit and run again",
         errno.EROFS: "the file system is read-only",
         errno.EACCES: "permission was denied",
         errno.EPERM: "permission was denied",
@@ -37,6 +42,12 @@ def explain_os_error(error: OSError, path: Path | str) -> UserError:
     }
     reason = reasons.get(error.errno or 0, error.strerror or str(error))
     return UserError(f"cannot write {path}: {reason}")
+
+
+def safetensors_os_error(error: Exception) -> OSError | None:
+    """The system's error inside safetensors' own one, whose text ends in ``(os error 28)``; None where there is none."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number.group(1)), os.strerror(int(number.group(1)))) if number else None
 
 
 def flush_folder(folder: Path) -> None:
@@ -142,6 +153,82 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the finished folder ``new``, which lies beside ``folder``, in its place, and remove what was there.
+
+    A folder cannot be renamed over a full one, so the old one steps aside first; a crash in that instant leaves both,
+    under other names. Raises OSError; the old folder is then back in its place.
+    """
+    old = folder.with_name(f".{folder.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    flush_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Link (or, across file systems, copy) a finished file that is never changed; UserError where that is refused."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+            flush_file(temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise explain_os_error(error, target) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Put a copy of a folder in the place of ``target``, written beside and renamed; UserError where that is refused.
+
+    A target that holds the same files already is left alone, with whatever the user has put beside them. Copies, not
+    links: a user who edits the copy in place must not edit the source.
+    """
+    beside: Path | None = None
+    try:
+        names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+        if target.is_dir() and not any(filecmp.cmpfiles(source, target, [str(name) for name in names], shallow=False)[1:]):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        beside.chmod(source.stat().st_mode & 0o777)  # mkdtemp's folders are private
+        for name in names:
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, beside / name)
+            flush_file(beside / name)
+        replace_folder(beside, target)
+    except OSError as error:
+        raise explain_os_error(error, target) from error
+    finally:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_killed_writes(folder: Path) -> None:
+    """Remove what killed processes left half-written directly in ``folder``; call it where no other process writes."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if not _KILLED_WRITE.fullmatch(path.name):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def sha256_file(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
@@ -155,31 +242,46 @@ def fingerprint(value: Any) -> str:
 
 
 class FolderLock:
-    """An exclusive lock on a folder, held by the operating system, so that a killed process never leaves one behind."""
+    """An exclusive lock on a folder, held by the operating system, so that a killed process never leaves one behind.
 
-    def __init__(self, folder: Path | str) -> None:
+    Entering it raises UserError where another process holds it; with ``wait``, that is called once with a sentence for
+    the user, and entering goes on when the other process has finished or died.
+    """
+
+    def __init__(self, folder: Path | str, *, wait: Callable[[str], None] | None = None) -> None:
         self.folder = Path(folder)
+        self._wait = wait
         self._stream: Any = None
 
     def __enter__(self) -> FolderLock:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._stream = open(self.folder / ".lock", "a+")
+            try:
+                self._acquire()
+            except BaseException:
+                self._stream.close()
+                raise
         except OSError as error:
             raise explain_os_error(error, self.folder) from error
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._stream.seek(0)
-            owner = self._stream.read().strip()
-            self._stream.close()
-            who = f" (process {owner})" if owner else ""
-            message = f"another run{who} is already working in {self.folder}; wait for it or choose another folder"
-            raise UserError(message) from None
         with contextlib.suppress(OSError):  # the number only tells others who it is; a full disk must not cost the lock
             os.ftruncate(self._stream.fileno(), 0)
             os.write(self._stream.fileno(), str(os.getpid()).encode())
         return self
+
+    def _acquire(self) -> None:
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            self._stream.seek(0)
+            owner = self._stream.read().strip()
+        who = f" (process {owner})" if owner else ""
+        busy = f"another run{who} is already working in {self.folder}"
+        if self._wait is None:
+            raise UserError(f"{busy}; wait for it or choose another folder")
+        self._wait(f"{busy}; waiting for it to finish")
+        fcntl.flock(self._stream, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()  # closing releases the lock; the empty file stays, for removing it would race

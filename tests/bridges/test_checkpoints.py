@@ -193,5 +193,5 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path, checkpoint):
         sort_by_step([tmp_path / "final"])
     with pytest.raises(UserError, match="need the input text; these have premise"):
         dynamics_from_checkpoints([good], examples(premise=["w1"] * N))
-    with pytest.raises(UserError, match="no classification head for the labels"):
+    with pytest.raises(UserError, match="no classification head for the 3 labels"):
         dynamics_from_checkpoints([checkpoint(5, names=("a", "b", "c"))], data)

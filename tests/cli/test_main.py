@@ -104,8 +104,9 @@ def test_unknown_name_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixt
 
 def test_unknown_command_and_option_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("lst") == 2
-    assert "Did you mean 'list'" in capsys.readouterr().err
+    assert capsys.readouterr().err == 'error: there is no command "lst"; did you mean "list"?\n'
     assert call("list", "--nope") == 2
+    assert capsys.readouterr().err == 'error: ftft list has no option "--nope"; there is --help\n'
 
 
 def test_version_and_schema_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

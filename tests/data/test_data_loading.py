@@ -272,3 +272,18 @@ def test_class_names_of_a_hub_dataset_are_used(monkeypatch: pytest.MonkeyPatch, 
     loaded = load_data(DataSettings(train=DataFile(hub="some/set"), evaluation={"dev": dev}))
     assert loaded.train.label_names == ("yes", "no") and loaded.train.labels.tolist() == [1, 0]
     assert loaded.evaluation["dev"].examples.labels.tolist() == [1, 0] * 10
+
+
+def test_a_sample_is_the_same_rows_in_any_order_and_grows_by_adding(tmp_path: Path, dev: EvaluationFile) -> None:
+    content = [{"key": f"k{i}", **row} for i, row in enumerate(rows(300))]
+
+    def sampled(content: list[dict[str, Any]], count: int, **columns: Any) -> list[str]:
+        file = DataFile(path=jsonl(tmp_path / "pool.jsonl", content), sample=count, columns=Columns(**columns))
+        return load_data(DataSettings(train=file, evaluation={"dev": dev})).train.ids.to_pylist()
+
+    few, more = sampled(content, 50, id="key"), sampled(content, 120, id="key")
+    assert len(few) == 50 and len(more) == 120 and set(few) < set(more) and few != [f"k{i}" for i in range(50)]
+    assert few == sorted(few, key=lambda one: int(one[1:]))  # file order is kept
+    assert set(sampled(content[::-1], 50, id="key")) == set(few)
+    assert set(sampled(content, 50)) == set(sampled(content[::-1], 50))  # ids made from the content
+    assert len(sampled(content, 1000, id="key")) == 300

@@ -263,6 +263,9 @@ def test_scores_of_a_file_equal_scores_in_memory(random_dynamics, tmp_path, monk
     write_scores(dynamics.ids, expected, tmp_path / "t.parquet")
     for name, values in read_scores(tmp_path / "t.parquet")[1].items():
         np.testing.assert_array_equal(values, expected[name])
+    dynamics.ids = dynamics.ids.cast(pa.large_string())  # as of more than 2 GiB of ids
+    assert score_file(dynamics, tmp_path / "m.parquet", seed=3, ddof=1, epochs=[1, 2, 3], workers=2) == names
+    assert (tmp_path / "m.parquet").read_bytes() == (tmp_path / "s.parquet").read_bytes()
 
 
 def test_scores_are_written_as_text_too(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 from ftft.dynamics import long_table
 from ftft.dynamics.ftft_repository import read_uid_to_logits
+from ftft.dynamics.idhash import hash_of_ids
 from ftft.dynamics.long_table import read_long_table
 from ftft.dynamics.scores import compute_scores
 from ftft.dynamics.table import Dynamics
@@ -65,6 +66,52 @@ def test_every_file_kind_gives_the_same_dynamics(random_dynamics, tmp_path, endi
     np.testing.assert_allclose(imported.logits[:, order], dynamics.logits, rtol=1e-6)
     np.testing.assert_array_equal(imported.gold[order], dynamics.gold)
     assert imported.ids[0].as_py() == table["id"][0].as_py()
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary", "string_view", "many per hash"])
+def test_every_kind_of_id_column_gives_the_same_dynamics(random_dynamics, tmp_path, monkeypatch, kind):
+    dynamics = random_dynamics(60, 4, unseen=0.3)
+    table = long_rows(dynamics)
+    write(table, tmp_path / "plain.parquet")
+    plain = read_long_table(tmp_path / "plain.parquet")
+    monkeypatch.setattr(long_table, "ROWS_AT_ONCE", 10)
+    types = {"large_string": pa.large_string(), "dictionary": pa.dictionary(pa.int32(), pa.string())}
+    types |= {"string_view": pa.string_view()}
+    if kind == "many per hash":  # different ids of one hash: the slower way is taken, to the same table
+        monkeypatch.setattr(long_table, "hash_of_ids", lambda ids: hash_of_ids(ids) % np.uint64(8))
+    column = table["id"].cast(types.get(kind, pa.string()))
+    write(table.set_column(0, "id", column), tmp_path / "other.parquet")
+    other = read_long_table(tmp_path / "other.parquet")
+    assert other.ids.to_pylist() == plain.ids.to_pylist() == list(dict.fromkeys(table["id"].to_pylist()))
+    np.testing.assert_array_equal(other.seen, plain.seen)
+    np.testing.assert_array_equal(other.logits, plain.logits)
+    np.testing.assert_array_equal(other.gold, plain.gold)
+
+
+def test_an_empty_row_group_and_epochs_with_gaps_are_read(tmp_path):
+    table = pa.table({"id": ["b", "a", "b"], "epoch": [700_000, 3, 3], "logits": [[1.0, 2], [3, 4], [5, 6]], "gold": [1, 0, 1]})
+    with pq.ParquetWriter(tmp_path / "t.parquet", table.schema) as writer:
+        for part in (table[:0], table[:2], table[:0], table[2:]):
+            writer.write_table(part)
+    imported = read_long_table(tmp_path / "t.parquet")
+    assert imported.ids.to_pylist() == ["b", "a"] and imported.epochs == (3, 700_000)
+    assert imported.seen.tolist() == [[True, True], [True, False]] and imported.gold.tolist() == [1, 0]
+    assert imported.logits.tolist() == [[[5, 6], [3, 4]], [[1, 2], [0, 0]]]
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 100])
+def test_duplicates_and_changing_labels_are_found_wherever_they_stand(tmp_path, monkeypatch, rows_at_once):
+    monkeypatch.setattr(long_table, "ROWS_AT_ONCE", rows_at_once)
+    path = tmp_path / "t.parquet"
+    ids, epochs = ["a", "b", "c", "a", "b", "c", "b"], [0, 0, 0, 1, 1, 1, 2]
+    pq.write_table(pa.table({"id": ids, "epoch": epochs, "loss": [1.0] * 7, "gold": [0, 1, 2, 0, 1, 2, 1]}), path)
+    assert read_long_table(path).gold.tolist() == [0, 1, 2]
+    pq.write_table(pa.table({"id": ids, "epoch": epochs, "loss": [1.0] * 7, "gold": [0, 1, 2, 0, 1, 2, 0]}), path)
+    with pytest.raises(UserError, match='different gold labels for "b"'):
+        read_long_table(path)
+    pq.write_table(pa.table({"id": ids, "epoch": [0, 0, 0, 1, 1, 1, 1], "loss": [1.0] * 7}), path)
+    with pytest.raises(UserError, match='more than one row for the example "b" in epoch 1; keep one'):
+        read_long_table(path)
 
 
 @pytest.mark.parametrize("value", ["probability", "loss", "logits"])

@@ -104,9 +104,10 @@ def reference_scores(logits: np.ndarray, gold: int, window: int) -> dict[str, fl
     }
 
 
+@pytest.mark.parametrize("classes", [2, 4, 40])
 @pytest.mark.parametrize("unseen", [0.0, 0.4])
-def test_scores_equal_a_plain_computation_over_the_seen_epochs(random_dynamics, unseen):
-    dynamics = random_dynamics(60, 5, 4, seed=3, unseen=unseen)
+def test_scores_equal_a_plain_computation_over_the_seen_epochs(random_dynamics, unseen, classes):
+    dynamics = random_dynamics(60, 5, classes, seed=3, unseen=unseen)
     scores = compute_scores(dynamics)
     for row in range(len(dynamics)):
         seen = dynamics.seen[:, row]
@@ -289,5 +290,8 @@ def test_many_examples_are_scored_by_threads_to_the_same_bits(random_dynamics, m
     dynamics = random_dynamics(300, unseen=0.2)
     straight = compute_scores(dynamics)
     monkeypatch.setattr("ftft.dynamics.scores.CHUNK", 7)
+    for name, values in compute_scores(dynamics).items():
+        np.testing.assert_array_equal(values, straight[name], err_msg=name)
+    monkeypatch.setattr("ftft.dynamics.scores.CHUNK_VALUES", 1)  # as of very many classes
     for name, values in compute_scores(dynamics).items():
         np.testing.assert_array_equal(values, straight[name], err_msg=name)

@@ -345,10 +345,11 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path):
         original(rows, epoch)
 
     loop._train_step = step
-    with pytest.raises(UserError, match=r"loss became nan at step 6 .* checkpoint of step 5 is kept.*learning_rate"):
+    # The weights of step 5 gave that loss, so theirs is not the last good checkpoint.
+    with pytest.raises(UserError, match=r"loss became nan at step 6 .* checkpoint of step 4 is kept.*learning_rate"):
         loop.run()
     kept = CheckpointFolder(tmp_path / "checkpoints").newest_valid()
-    assert kept is not None and kept.step == 5
+    assert kept is not None and kept.step == 4
     assert all(torch.isfinite(value).all() for value in kept.trees["model"].values())
 
 
@@ -405,3 +406,114 @@ def test_label_smoothing_does_not_change_what_is_recorded():
         TrainingLoop(run).run()
         records.append(record.dynamics().logits)
     assert np.array_equal(*records)
+
+
+def test_weights_that_are_not_finite_are_neither_measured_nor_saved(tmp_path):
+    data, model, measured = tiny_data(), tiny_model(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e38)
+    settings = {"clip": None, "warmup": 0.0, "evaluate_every": 1, "schedule": "constant", "checkpoint_seconds": 1e-9}
+    run = training(model, data, steps=9, folder=tmp_path, optimizer=optimizer, settings=settings)
+    run.validate = lambda current: measured.append(weights_of(current)) or {"v": {"accuracy": 0.5}}
+    with pytest.raises(UserError, match=r"(weights became infinite or NaN|loss became (nan|inf)) at step \d of 9"):
+        TrainingLoop(run).run()
+    assert all(torch.isfinite(value).all() for weights in measured for value in weights.values())
+    kept = CheckpointFolder(tmp_path / "checkpoints")
+    assert all(torch.isfinite(value).all() for step in kept.steps() for value in kept.load(step).trees["model"].values())
+
+    def spoil(event):
+        if event["event"] == "step" and event["step"] == 9:
+            with torch.no_grad():
+                model.classifier.bias.fill_(float("inf"))
+
+    model = tiny_model()
+    run = training(model, data, steps=9, folder=tmp_path / "last", notify=spoil)
+    with pytest.raises(UserError, match="weights became infinite or NaN at step 9 of 9 .*no checkpoint had been due"):
+        TrainingLoop(run).run()
+    assert CheckpointFolder(tmp_path / "last" / "checkpoints").steps() == []
+
+
+def test_a_resume_under_other_conditions_stays_marked_through_later_ones(tmp_path):
+    data, outcome = tiny_data(), None
+    for threads, stop in ((2, 3), (3, 5), (3, None)):
+        run = training(tiny_model(), data, steps=8, folder=tmp_path, notify=StopAt(stop))
+        loop = TrainingLoop(run, environment={"threads": threads})
+        if stop is None:
+            outcome = loop.run()
+        else:
+            with pytest.raises(Interrupted):
+                loop.run()
+    assert outcome.resumed_from == 5 and outcome.resume_differences == ["the number of threads was 2 and is 3 now"]
+
+
+def improving_run(folder, data, *, steps=12, stop=None, warn=lambda sentence: None):
+    """Each evaluation (every second step) is better than the one before; one resume checkpoint a step."""
+    run = training(
+        tiny_model(),
+        data,
+        steps=steps,
+        folder=folder,
+        keep_best=True,
+        stopping=EarlyStopping(StopSettings(patience=50)),
+        settings={"evaluate_every": 2, "checkpoint_seconds": 1e-9},
+        notify=StopAt(stop),
+        warn=warn,
+    )
+    loop = TrainingLoop(run)
+    run.validate = lambda current: {"v": {"accuracy": loop.step / 100}}
+    run.stop_score = lambda scores: scores["v"]["accuracy"]
+    return loop
+
+
+def test_the_best_weights_of_every_resume_checkpoint_are_kept(tmp_path):
+    with pytest.raises(Interrupted):
+        improving_run(tmp_path, tiny_data(), stop=8).run()
+    saved, best = CheckpointFolder(tmp_path / "checkpoints"), CheckpointFolder(tmp_path / "checkpoints" / "best")
+    assert (saved.steps(), best.steps()) == ([7, 8], [6, 8]), "the checkpoint of step 7 counts on the best one of step 6"
+    (saved.path(8) / "model.json").unlink()
+    outcome = improving_run(tmp_path, tiny_data()).run()
+    assert (outcome.resumed_from, outcome.best_step) == (7, 12) and best.load(12)
+
+
+def test_a_resume_checkpoint_whose_best_weights_are_damaged_is_passed_over(tmp_path):
+    warnings = []
+    with pytest.raises(Interrupted):
+        improving_run(tmp_path, tiny_data(), stop=8).run()
+    weights = CheckpointFolder(tmp_path / "checkpoints" / "best").path(8) / "model.safetensors"
+    os.truncate(weights, 100)
+    outcome = improving_run(tmp_path, tiny_data(), warn=warnings.append).run()
+    assert outcome.resumed_from == 7 and outcome.best_step == 12
+    assert len(warnings) == 1 and "step 8 is passed over" in warnings[0] and "best" in warnings[0]
+
+
+def test_a_step_that_is_saved_is_not_saved_again(tmp_path):
+    run = training(tiny_model(), tiny_data(), steps=4, folder=tmp_path, settings={"checkpoint_seconds": 1e-9})
+    loop, steps = TrainingLoop(run), []
+    save = loop.checkpoints.save
+    loop.checkpoints.save = lambda step, *rest, **more: steps.append(step) or save(step, *rest, **more)
+    loop.run()
+    assert steps == [1, 2, 3, 4]
+
+
+def test_an_interruption_while_the_last_checkpoint_is_saved_is_heeded(tmp_path):
+    run = training(tiny_model(), tiny_data(), steps=4, folder=tmp_path)
+    loop = TrainingLoop(run)
+    save = loop.checkpoints.save
+
+    def interrupted(step, *rest, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return save(step, *rest, **more)
+
+    loop.checkpoints.save = interrupted
+    with pytest.raises(Interrupted, match="interrupted at step 4 of 4, which is saved"):
+        loop.run()
+    assert TrainingLoop(training(tiny_model(), tiny_data(), steps=4, folder=tmp_path)).run().resumed_from == 4
+
+
+def test_a_process_that_ignores_interruptions_goes_on(tmp_path):
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = training(tiny_model(), tiny_data(), steps=4, folder=tmp_path, notify=StopAt(2))
+        assert TrainingLoop(run).run().steps == 4
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -104,7 +104,7 @@ def test_head_with_other_labels_is_replaced(finished, names):
 
 
 def test_evaluating_needs_a_head_that_fits(finished, tiny_bert_folder, tiny_folder):
-    with pytest.raises(UserError, match="no classification head for the labels a, b, c"):
+    with pytest.raises(UserError, match="no classification head for the 3 labels a, b, c"):
         load_classifier(settings(finished), ("a", "b", "c"), require_head=True)
     with pytest.raises(UserError, match="no classification head"):
         load_saved(tiny_bert_folder)

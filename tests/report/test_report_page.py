@@ -89,12 +89,17 @@ def test_results_table_shows_the_results_figures(page: Reader, result: dict[str,
     ood = ("no_shortcut", "reversed_shortcut", "new_words")
     evaluations = [result["stages"][stage]["evaluation"] for stage in ("erm", "reference", "main")]
     means = [np.mean([one[name]["metrics"]["accuracy"]["value"] for name in ood]) for one in evaluations]
-    cells = row(page, "OOD mean")
-    assert cells[1:] == [*(f"{100 * mean:.1f}" for mean in means), f"{100 * (means[2] - means[0]):+.1f}"]
+    cells, gap = row(page, "OOD mean"), means[2] - means[0]
+    shown = [f"{100 * mean:.1f} [{100 * (mean - 0.019):.1f}, {100 * (mean + 0.019):.1f}]" for mean in means]
+    paired = f"{100 * gap:+.1f} [{100 * (gap - 0.012):+.1f}, {100 * (gap + 0.012):+.1f}]"
+    assert cells[1:] == [*shown, f"{paired} F1 +9.1 [+7.9, +10.3]"]
+    assert row(page, "no_shortcut", "n = 200")[4] == "+7.3 [+5.2, +9.4] F1 +6.9 [+4.8, +9.0]"
 
 
 def test_id_mean_leaves_validation_out_where_there_is_a_test_set(page: Reader) -> None:
-    assert row(page, "ID mean")[1:] == ["94.1", "90.9", "92.4", "-1.7"]
+    cells = row(page, "ID mean")[1:]
+    assert [cell.split(" ")[0] for cell in cells] == ["94.1", "90.9", "92.4", "-1.7"]
+    assert cells[3].startswith("-1.7 [-3.8, +0.4] ")
 
 
 def test_further_metrics_are_the_results(page: Reader) -> None:
@@ -139,20 +144,113 @@ def test_group_table_and_diagnostics_are_those_of_the_dynamics(page: Reader, tmp
     assert rows[1].enrichment["main"] == pytest.approx((taken / 79) / (28 / 240))
 
 
-def test_headline_says_better_and_worse(page: Reader) -> None:
-    assert "Out of distribution, main is 9.5 points better than plain fine-tuning (erm)" in page.text
-    assert "in distribution, main is 1.7 points worse" in page.text and "92.4 % [89.1, 95.7]" in page.text
+def test_headline_says_better_and_worse_and_how_sure(page: Reader) -> None:
+    better = "Out of distribution, main is 9.5 points better than plain fine-tuning (erm), beyond sampling chance [+8.3, +10.7]"
+    worse = "in distribution, main is 1.7 points worse than plain fine-tuning (erm), within sampling chance [-3.8, +0.4]"
+    assert better in page.text and worse in page.text and "92.4 % [89.1, 95.7]" in page.text
     assert "71.6 % of ERM's (measured)" in page.text
     assert "One seed: direction only." in page.text
-    assert "new_words: 73.5 % [70.2, 76.8] against 68.7 % [65.4, 72.0], better, the intervals overlap" in page.text
+    line = (
+        "new_words: 73.5 % [70.2, 76.8] against 68.7 % [65.4, 72.0], better by 4.8 points, beyond sampling chance [+2.7, +6.9]"
+    )
+    assert line in page.text
+
+
+def test_a_result_without_paired_intervals_says_whether_the_two_overlap(
+    result: dict[str, Any], write_run: Callable[..., Path]
+) -> None:
+    for stage in result["stages"].values():
+        for key in ("means", "versus_baseline", "class_prior", "dynamics_used", "diagnosis"):
+            del stage[key]
+    del result["data"]["evaluation"]
+    reader = read(write_report(write_run(result)))
+    assert "Out of distribution, main is 9.5 points better than plain fine-tuning (erm): 70.8 % against 61.4 %" in reader.text
+    assert "new_words: 73.5 % [70.2, 76.8] against 68.7 % [65.4, 72.0], better, the intervals overlap" in reader.text
+    assert row(reader, "OOD mean")[1:] == ["61.4", "51.7", "70.8", "+9.5 F1 +9.5"]
+
+
+def test_intervals_of_a_mean_over_other_sets_are_not_shown(result: dict[str, Any], write_run: Callable[..., Path]) -> None:
+    result["data"]["evaluation"]["new_words"]["seen_by"] = {"main": "it was trained on this"}
+    reader = read(write_report(write_run(result)))
+    assert row(reader, "OOD mean")[1:] == ["57.7", "47.6", "69.5", "+11.8 F1 +11.8"]
+
+
+@pytest.mark.parametrize("seen", [("new_words",), ("new_words", "no_shortcut", "reversed_shortcut")])
+def test_seen_sets_are_marked_and_no_ood_mean_has_them(
+    seen: tuple[str, ...], result: dict[str, Any], write_run: Callable[..., Path]
+) -> None:
+    for name in seen:
+        result["data"]["evaluation"][name]["seen_by"] = {"main": "it was trained on this"}
+    folder = write_run(result)
+    reader = read(write_report(folder))
+    card = (folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert "seen by the model of main" in row(reader, "new_words", "n = 200")[0]
+    assert "| new_words | out of distribution (seen) |" in card
+    ood = row(reader, "main (result)", "")[5]
+    if len(seen) == 1:
+        assert ood == "69.5" and "mean accuracy of 2 sets (without new_words, seen)" in reader.text
+        assert "The OOD mean leaves out new_words, seen before by the models of main" in reader.text
+    else:
+        assert ood == "-" and not any(cells[0].startswith("OOD mean") for cells in reader.rows if cells)
+        assert "There is no OOD mean: no_shortcut, reversed_shortcut, new_words were seen before" in reader.text
+        assert "Out of distribution, main is" not in reader.text and "70.8 % against" not in reader.text
 
 
 def test_headline_says_when_ftft_is_worse_out_of_distribution(result: dict[str, Any], write_run: Callable[..., Path]) -> None:
     evaluations = {name: result["stages"][name]["evaluation"] for name in ("erm", "main")}
     result["stages"]["erm"]["evaluation"], result["stages"]["main"]["evaluation"] = evaluations["main"], evaluations["erm"]
+    for stage in result["stages"].values():
+        stage["means"] = stage["versus_baseline"] = None
     text = read(write_report(write_run(result))).text
     assert "Out of distribution, main is 9.5 points worse than plain fine-tuning (erm)" in text
     assert "no_shortcut: 70.2 % [66.9, 73.5] against 77.5 % [74.2, 80.8], worse, the intervals do not overlap" in text
+
+
+def test_the_diagnosis_is_said_in_words(result: dict[str, Any], write_run: Callable[..., Path]) -> None:
+    text = read(write_report(write_run(result))).text
+    assert "The reference (stage reference) is right in 90.9 % of the ID examples (main: 92.4 %, erm: 94.1 %)." in text
+    assert "Of what it learns from 61.0 % is does_not_follow, of the training set 50.0 %: the class prior is shifted" in text
+    main = result["stages"]["main"]
+    values = {
+        "union": 0.5,
+        "easy": 0.475,
+        "mean_confidence": 0.7,
+        "mean_confidence_ambiguous": 0.5,
+        "mean_confidence_hard": 0.2,
+    }
+    values |= {"mean_confidence_easy": None, "smallest_variability": 0.2, "examples": 240, "selected": 60}  # type: ignore[dict-item]
+    for overlap, words in ((0.41, "a weak reference looks like this"), (0.71, "as with a good reference")):
+        main["diagnosis"] = {"fraction": 0.25, "overlap": overlap, **values}
+        main["class_prior"] = {**main["class_prior"], "total_variation": 0.01}
+        reader = read(write_report(write_run(result)))
+        assert f"Of the 25 % most ambiguous training examples {100 * overlap:.1f} % are also among the 25 %" in reader.text
+        assert "47.5 % of all are easy, that is neither (possible here: 50 to 75 %)" in reader.text and words in reader.text
+        assert "the class prior is about the same" in reader.text
+        # The table of the map shows the same figures, at the recipe's fraction.
+        assert row(reader, "Overlap of the 25 %")[1] == f"{100 * overlap:.1f}"
+        assert row(reader, "Mean confidence of the easy")[1] == "-"
+
+
+def test_dynamics_of_a_file_are_drawn_with_the_stages_that_used_them(
+    result: dict[str, Any], write_run: Callable[..., Path]
+) -> None:
+    folder = write_run(result)
+    given = folder / "stages" / "main" / "dynamics_used.parquet"
+    (folder / "stages" / "reference" / "dynamics.parquet").rename(given)
+    result["stages"]["reference"]["dynamics"] = None
+    used = {"stage": None, "source": "maps/winogrande", "file": "stages/main/dynamics_used.parquet"}
+    result["stages"]["main"]["dynamics_used"] = used
+    result["recipe"]["stages"]["main"]["use_dynamics_of"] = "maps/winogrande"
+    result["stages"]["main"]["cost"]["not_counted"] = ["maps/winogrande"]
+    parts = load_parts(folder, result)
+    assert [data_map.users for data_map in parts.maps.values()] == [("main",)]
+    reader = read(write_report(write_run(result, dynamics=False)))
+    assert "Data map in maps/winogrande, coloured by group." in reader.text
+    assert "outlined: selected by stage main" in reader.text
+    assert "It selects by the dynamics in maps/winogrande" in reader.text
+    assert "Its whole cost, without that of the dynamics it was given, is 71.6 %" in reader.text
+    used["file"] = "../../dynamics.parquet"
+    assert load_parts(folder, result).maps == {}
 
 
 def test_nothing_is_fetched_and_nothing_runs(page: Reader, tmp_path: Path) -> None:

@@ -38,6 +38,40 @@ def test_one_table_where_there_is_room_with_macro_f1(result: dict[str, Any]) -> 
     assert "F1 76.4" in wide and "F1" not in narrow
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_differences_to_erm_stand_with_their_paired_intervals_and_no_row_is_wrapped(width: int, result: dict[str, Any]) -> None:
+    lines = shown(result, width).splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("Minus erm, in points of accuracy, with paired"))
+    table = [line.rstrip() for line in lines[start + 2 :]]
+    table = table[: table.index("")]
+    assert [line.split("  ")[0] for line in table[2:]] == [
+        "OOD mean", "test", "validation", "no_shortcut", "reversed_shortcut", "new_words",
+    ]  # fmt: skip
+    assert "+9.5 [+8.3, +10.7]" in table[2] and "-1.7 [-3.8, +0.4]" in table[3] and "ID validation" in table[4]
+    assert ("main, F1" in table[0]) == (width == 120)
+    assert "ID" in table[3] and "3 sets" in table[2]
+
+
+def test_means_have_their_intervals_and_seen_sets_are_in_none(result: dict[str, Any]) -> None:
+    assert "68.9-72.7" in shown(result, 80)
+    result["data"]["evaluation"]["new_words"]["seen_by"] = {"main": "it was trained on this"}
+    text = shown(result, 80)
+    words = " ".join(text.split())
+    assert "68.9-72.7" not in text and "OOD (seen)" in text and "69.5" in text
+    assert "The OOD mean leaves out new_words, seen before by the models of main" in words
+    for name in ("no_shortcut", "reversed_shortcut"):
+        result["data"]["evaluation"][name]["seen_by"] = {"main": "it was trained on this"}
+    text = shown(result, 80)
+    assert "There is no OOD mean" in text and "OOD mean  " not in text and "OOD mean: over" not in text
+    assert "77.5" in text and "70.8" not in text
+
+
+def test_the_diagnosis_is_said(result: dict[str, Any]) -> None:
+    words = " ".join(shown(result, 80).split())
+    assert "What main learned from: The reference (stage reference) is right in 90.9 % of the ID examples" in words
+    assert "the class prior is shifted (total variation 11.0 %)" in words
+
+
 def test_estimated_costs_are_marked(result: dict[str, Any]) -> None:
     for stage in result["stages"].values():
         stage["cost"]["erm_source"] = "estimated from this stage's counted batches"

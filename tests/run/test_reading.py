@@ -333,3 +333,45 @@ def refusal(file: Path) -> str:
     with pytest.raises(UserError) as caught:
         check_files(recipe)
     return str(caught.value)
+
+
+def test_an_override_of_an_anchor_or_an_alias_changes_that_place_alone(file: Path) -> None:
+    replaced(file, "    model: {path: big}\n    adapt: full", "    model: &big {path: big}\n    adapt: full")
+    file.write_text(file.read_text().replace("    model: {path: big}\n    use", "    model: *big\n    use"))
+    for changed, other in (("erm", "main"), ("main", "erm")):
+        stages = load_recipe(file, [f"stages.{changed}.model.path=small"]).stages
+        assert (stages[changed].model.path, stages[other].model.path) == ("small", "big")
+
+
+def test_only_keeps_the_named_stages_and_what_they_use(file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(file, ["only=[main]"])
+    assert list(recipe.stages) == ["reference", "main"] and (recipe.main, recipe.baseline) == ("main", None)
+    recipe = load_recipe(file, ["only=[erm]", "main=main"])
+    assert list(recipe.stages) == ["erm"] and (recipe.main, recipe.baseline) == ("erm", "erm")
+    assert list(load_recipe(file, ["only=[main, erm]"]).stages) == ["erm", "reference", "main"]
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe_to_yaml(recipe))
+    assert load_recipe(again) == recipe
+    assert sentence(file, "only=[mian]") == 'only: there is no stage "mian"; did you mean "main"?'
+    assert "only is an empty list" in sentence(file, "only=[]")
+
+
+def test_an_overrides_value_can_stand_in_a_file(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("train: {path: other.csv}\ncolumns: {text: [text]}\nevaluation: {dev: {path: d.csv, split: validation}}\n")
+    recipe = load_recipe(file, [f"data=@{other}"])
+    train = recipe.data.train
+    assert not isinstance(train, list) and train.path == "other.csv" and list(recipe.data.evaluation) == ["dev"]
+    missing = sentence(file, f"data=@{tmp_path / 'othr.yaml'}")
+    assert missing.startswith("the override data: the file") and "did you mean" in missing
+    other.write_text("train: [")
+    assert "no valid YAML" in sentence(file, f"data=@{other}")
+
+
+def test_a_files_format_is_for_files(file: Path) -> None:
+    assert load_recipe(file, ["data.evaluation.hard.format=tsv"]).data.evaluation["hard"].format == "tsv"
+    said = sentence(file, "data.evaluation.hard={hub: a/b, format: tsv}")
+    assert said.startswith("data.evaluation.hard.format is only for a file")
+    assert "there is no" in sentence(file, "data.evaluation.hard.format=tvs") and "tsv" in sentence(
+        file, "data.evaluation.hard.format=tvs"
+    )

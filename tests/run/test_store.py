@@ -115,6 +115,31 @@ def test_results_of_killed_writes_are_not_listed(store, stage):
     assert again(store).verify()
 
 
+def test_a_model_folder_that_a_kill_left_half_written_is_neither_listed_nor_kept(store, stage):
+    stage.describe(SPEC)
+    half = stage.folder / ".model.x1y2z3w4.tmp"
+    half.mkdir()
+    (half / "config.json").write_text("{}")
+    stage.path("result.json").write_text("{}")
+    stage.finish({})
+    again(store).describe(SPEC)
+    assert not half.exists() and again(store).finished
+
+
+def test_predictions_of_a_model_that_is_trained_anew_are_not_kept(store, stage, warned):
+    finish(stage)
+    stage.predictions.mkdir()
+    (stage.predictions / "abc.parquet").write_text("of the model before")
+    stage.path("model/weights.bin").unlink()
+    found = again(store)
+    assert not found.finished and found.predictions.exists()
+    found.describe(SPEC)
+    assert not found.predictions.exists()
+    finish(found).predictions.mkdir()
+    again(store).describe(SPEC)
+    assert found.predictions.exists(), "those of a sound stage stay"
+
+
 def test_a_linked_result_is_refused(stage, tmp_path):
     stage.describe(SPEC)
     (tmp_path / "elsewhere").write_text("x")

@@ -103,3 +103,92 @@ def test_missing_cluster_names_are_clusters_of_their_own():
 def test_no_examples_and_no_resamples_are_no_error():
     assert intervals.bootstrap_multiplicities(0, None, 4, 0).shape == (4, 0)
     assert intervals.bootstrap_multiplicities(3, None, 0, 0).shape == (0, 3)
+
+
+def three_models(n, k, seed):
+    """Labels and the predictions of three models, two of them alike."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(k, size=n)
+    first = np.where(generator.random(n) < 0.6, labels, generator.integers(k, size=n))
+    second = np.where(generator.random(n) < 0.9, first, generator.integers(k, size=n))
+    return labels, np.stack([first, second, generator.integers(k, size=n)])
+
+
+@pytest.mark.parametrize("k", [2, 5])
+@pytest.mark.parametrize("clustered", [False, True])
+def test_paired_draws_equal_resampled_rows_recomputed_one_by_one(k, clustered, monkeypatch):
+    labels, predictions = three_models(70, k, seed=3)
+    clusters = np.array([f"c{row // 3}" for row in range(70)]) if clustered else None
+    monkeypatch.setattr(intervals, "BLOCK_ELEMENTS", 200)  # several blocks
+    found = intervals.paired_draws(labels, predictions, clusters=clusters, resamples=25, seed=5)
+    generator = np.random.default_rng(5)
+    samples = [np.arange(70)]
+    for _ in range(25):
+        if clusters is None:
+            samples.append(generator.integers(70, size=70))
+        else:
+            names = np.unique(clusters)[generator.integers(24, size=24)]
+            samples.append(np.concatenate([np.flatnonzero(clusters == name) for name in names]))
+    for name, metric in (("accuracy", metrics.accuracy), ("macro_f1", metrics.macro_f1)):
+        naive = [[metric(labels[rows], one[rows]) for one in predictions] for rows in samples]
+        assert found[name].shape == (26, 3)
+        assert np.abs(found[name] - np.array(naive)).max() < 1e-12, name
+
+
+def test_paired_draws_are_those_of_the_plain_intervals():
+    labels, predictions = three_models(300, 3, seed=4)
+    clusters = np.arange(300) // 4
+    for units in (None, clusters):
+        seed = intervals.seed_for(7, "a set")
+        draws = intervals.paired_draws(labels, predictions, clusters=units, resamples=400, seed=seed)
+        plain = intervals.bootstrap_intervals(
+            lambda counts: {"accuracy": metrics.accuracy(labels, predictions[1], counts)},
+            300,
+            clusters=units,
+            resamples=400,
+            seed=seed,
+        )
+        found = intervals.interval_of(draws["accuracy"][:, 1])
+        assert (found["low"], found["high"]) == pytest.approx(plain["accuracy"], abs=1e-12)
+        assert found["value"] == pytest.approx(metrics.accuracy(labels, predictions[1]), abs=1e-15)
+
+
+def test_pairing_narrows_the_interval_of_a_difference():
+    labels, predictions = three_models(400, 2, seed=6)
+    draws = intervals.paired_draws(labels, predictions, clusters=None, resamples=800, seed=0)["accuracy"]
+    others = intervals.paired_draws(labels, predictions, clusters=None, resamples=800, seed=1)["accuracy"]
+    paired, unpaired = draws[1:, 1] - draws[1:, 0], draws[1:, 1] - others[1:, 0]
+    # Var(a - b) = Var(a) + Var(b) - 2 Cov(a, b), and the two models mostly err together.
+    right = predictions[:2] == labels
+    expected = np.cov(right[1].astype(float) - right[0], ddof=0) / 400
+    assert paired.var() == pytest.approx(expected, rel=0.15)
+    assert paired.std() < 0.6 * unpaired.std()
+
+
+def test_a_mean_of_sets_varies_as_its_independent_parts():
+    draws = []
+    for index, n in enumerate((200, 400, 800)):
+        labels, predictions = three_models(n, 2, seed=index)
+        draws.append(intervals.paired_draws(labels, predictions, clusters=None, resamples=2000, seed=index)["accuracy"])
+    mean = intervals.mean_of_sets(draws)
+    assert mean[0] == pytest.approx(np.mean([one[0] for one in draws], axis=0), abs=1e-15)
+    assert mean[1:].var(axis=0) == pytest.approx(sum(one[1:].var(axis=0) for one in draws) / 9, rel=0.1)
+
+
+def test_a_paired_interval_without_resamples_is_undefined_and_the_value_stays():
+    labels, predictions = three_models(30, 2, seed=0)
+    draws = intervals.paired_draws(labels, predictions, clusters=None, resamples=0, seed=0)
+    found = intervals.interval_of(draws["accuracy"][:, 0])
+    assert found["value"] == metrics.accuracy(labels, predictions[0]) and np.isnan(found["low"])
+    empty = intervals.paired_draws(np.zeros(0, int), np.zeros((2, 0), int), clusters=None, resamples=3, seed=0)
+    assert np.isnan(empty["accuracy"]).all()
+
+
+def test_ten_sets_of_five_thousand_take_seconds():
+    labels, predictions = three_models(5000, 3, seed=0)
+    import time
+
+    started = time.process_time()
+    for clusters in (None, np.arange(5000) // 2):
+        intervals.paired_draws(labels, predictions, clusters=clusters, resamples=2000, seed=0)
+    assert time.process_time() - started < 2.0  # some 0.3 s on an idle core: 10 sets take 1.5 s

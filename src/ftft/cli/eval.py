@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ftft.cli.outputs import check_output_folder
+
 
 def command(
     model: Annotated[Path, typer.Argument(help="A model's folder: config, safetensors weights and tokenizer.")],
@@ -17,16 +19,17 @@ def command(
     """Evaluate any saved model on a recipe's evaluation sets."""
     from ftft.run.reading import check_files, load_recipe
 
+    if out is not None:
+        check_output_folder(out, "--out", inputs=[model])
     loaded = load_recipe(recipe, overrides or [])
     check_files(loaded)
-    from rich.console import Console
-
+    from ftft.cli.consoles import output_console
     from ftft.cli.progress import RunProgress
     from ftft.report.evaluation_table import print_evaluation
     from ftft.run.evaluating import evaluate_saved
 
     with RunProgress() as progress:
         figures = evaluate_saved(model, loaded, out=out, notify=progress)
-    print_evaluation(figures, Console())
+    print_evaluation(figures, output_console())
     if out is not None:
         typer.echo(f"wrote {out / 'evaluation.json'}")

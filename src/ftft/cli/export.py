@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ftft.cli.outputs import check_output_file, check_output_folder
+
 
 def command(
     dynamics: Annotated[Path, typer.Argument(help="A run's folder, a dynamics Parquet, a cartography folder or a long table.")],
@@ -20,6 +22,10 @@ def command(
 
     if cartography is None and parquet is None:
         raise UserError("say where to write: --cartography FOLDER or --parquet FILE")
+    if cartography is not None:
+        check_output_folder(cartography, "--cartography", inputs=[dynamics])
+    if parquet is not None:
+        check_output_file(parquet, "--parquet", endings=[".parquet"], inputs=[dynamics])
     from ftft.dynamics.parquet import open_dynamics, write_dynamics
 
     table = open_dynamics(dynamics)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ftft.cli.outputs import check_output_file
+
 
 def command(
     train: Annotated[Path, typer.Argument(help="The training data: JSONL, CSV, TSV or Parquet, gzip'd or not.")],
@@ -18,6 +20,7 @@ def command(
     """Look at a data file and write a commented recipe for it."""
     from ftft.errors import UserError
 
+    check_output_file(out, "--out", endings=[".yaml", ".yml"], inputs=[train, *(ood or [])])
     if out.exists() and not force:
         raise UserError(f"{out} exists already; choose another name with --out, or overwrite it with --force")
     from ftft.data.sniffing import propose_recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ftft.cli.consoles import output_console
 from ftft.dynamics.score_names import SCORES
 from ftft.errors import UserError, did_you_mean
 from ftft.methods.header import MethodHeader, SettingHeader
@@ -17,14 +17,12 @@ from ftft.methods.questions import ASKED, QUESTIONS
 from ftft.methods.registry import list_methods, list_tasks
 from ftft.validation import BOUND_WORDS, show
 
-PIPED_WIDTH = 140  # columns of the tables where the output is no terminal
-
 
 def command(
     name: Annotated[str | None, typer.Argument(help="A question, a method, a task, a score, `scores` or `tasks`.")] = None,
 ) -> None:
     """List methods, scores and tasks, or show one of them with its settings."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = output_console()
     if name is None:
         every = list_methods()
         for question in QUESTIONS:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
 import typer.main
 from typer.core import TyperGroup
 
-from ftft.errors import Interrupted, UserError
+from ftft.engine.processes import launched
+from ftft.errors import Interrupted, UserError, did_you_mean
 from ftft.version import version
 
 # Command -> what `ftft --help` says of it; the module is `ftft.cli.<command>`.
@@ -31,13 +34,24 @@ COMMANDS = {
     "schema": "Write the recipe's JSON Schema, for editors.",
 }
 
+WRITING = ("init", "select", "score", "eval", "export", "demo")  # `run` alone knows how to share its work
+
 USER_ERROR, INTERRUPTED = 2, 130
+SECONDS_TO_SPEAK = 10
 
 
 class LazyGroup(TyperGroup):
     """A group whose commands are known by name and help line, and imported only when one is invoked."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UserError(f'there is no command "{args[0]}"{did_you_mean(args[0], COMMANDS)}')
+        processes = launched()[1]
+        if processes > 1 and args[0] in WRITING:
+            raise UserError(
+                f"`ftft {args[0]}` works in one process, and {processes} were launched together; start it without torchrun or "
+                "accelerate launch"
+            )
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if name in COMMANDS else command, rest
 
@@ -52,7 +66,7 @@ def load_command(name: str) -> Any:
 
 def make_app() -> Any:
     """The command group, ready to be called with arguments."""
-    app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True)
+    app = typer.Typer(cls=LazyGroup, add_completion=False)
     app.callback(help="Fine-tune models accurate in distribution, robust out of distribution and cheap to train.")(_options)
     for name, line in COMMANDS.items():
         app.command(name, help=line)(_listed_only)
@@ -78,22 +92,62 @@ def _listed_only() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 on success, 2 for what the user can mend, 130 when interrupted."""
+    """Run the command line and exit: 0 on success, 2 for what the user can mend, 130 when interrupted.
+
+    What the user can mend is one sentence on standard error, also where a command was called wrongly.
+    """
+    own_process = arguments is None
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if launched()[1] > 1:
+        # torch would warn at length, in every process, about a setting of DDP that the loop needs.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        make_app().main(args=arguments, prog_name="ftft", standalone_mode=True)
+        code = make_app().main(args=arguments or ["--help"], prog_name="ftft", standalone_mode=False)
     except UserError as error:
         _exit(f"error: {error}", USER_ERROR)
     except Interrupted as error:
+        if own_process:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a last Ctrl-C finds nothing to stop, only an exit to garble
         _exit(str(error) or "interrupted; run the same command again to resume", INTERRUPTED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _exit("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader (`| head`) went away; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        # Usage errors have no class that all versions of typer share (newer ones bring a click of their own).
+        if not hasattr(error, "format_message"):
+            raise
+        _exit(f"error: {_usage_sentence(error)}", USER_ERROR)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_sentence(error: Any) -> str:
+    """One sentence for a command that was called wrongly: which command, what is wrong, the nearest right spelling."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    command = context.command_path if context is not None else "ftft"
+    wrong = getattr(error, "option_name", None)
+    if context is not None and wrong is not None and type(error).__name__ == "NoSuchOption":
+        known = [option for one in context.command.get_params(context) for option in one.opts if option.startswith("--")]
+        return f'{command} has no option "{wrong}"{did_you_mean(wrong, known)}'
+    if parameter is not None and type(error).__name__ == "MissingParameter":
+        is_option = parameter.param_type_name == "option"
+        what = f"the option {parameter.opts[-1]}" if is_option else f"the argument {parameter.name}"
+        return f"{command} needs {what}; `{command} --help` says what it is"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return f"{command}: {message[:1].lower()}{message[1:]}"
 
 
 def _exit(sentence: str, code: int) -> None:
+    index, count = launched()
+    if index > 0:
+        if code == INTERRUPTED:
+            sys.exit(code)
+        # The first process nearly always has the same to say. Its launcher ends this one when it has said it, and would
+        # end it unheard if this one left before.
+        time.sleep(SECONDS_TO_SPEAK)
+        sentence = f"process {index} of {count}: {sentence}"
     print(sentence, file=sys.stderr)
     sys.exit(code)
 

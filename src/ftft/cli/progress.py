@@ -71,6 +71,9 @@ class RunProgress:
         self._stage = event["stage"]
         self._say(f"[bold]stage {self._stage}[/bold]")
 
+    def _on_waiting(self, event: dict[str, Any]) -> None:
+        self._say(f"  {escape(event['text'])}")
+
     def _on_reused(self, event: dict[str, Any]) -> None:
         self._say(f"  stage {event['stage']} was finished before and is taken from the store")
 
@@ -113,9 +116,11 @@ class RunProgress:
             self._task = None
         shown = []
         for role in ("id", "ood", "forget"):
-            values = [one["accuracy"] for one in event["sets"].values() if one["role"] == role]
+            own = [one for one in event["sets"].values() if one["role"] == role]
+            values = [one["accuracy"] for one in own if not (role == "ood" and one.get("seen"))]
             if values:
-                shown.append(f"{role.upper()} {sum(values) / len(values):.3f}")
+                without = f" without {len(own) - len(values)} seen" if len(values) < len(own) else ""
+                shown.append(f"{role.upper()} {sum(values) / len(values):.3f}{without}")
         fraction = event["cost"]["fraction_of_erm"]
         cost = f", cost so far {100 * fraction:.1f} % of ERM" if fraction is not None else ""
         self._say(f"  {event['stage']}: {'  '.join(shown)} (mean accuracy){cost}")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ftft.engine.processes import launched
+from ftft.errors import Interrupted
 
 
 def command(
@@ -20,8 +27,34 @@ def command(
     execute(loaded)
 
 
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM, wherever they arrive, into an Interrupted that says how to go on.
+
+    While a stage trains, the loop answers them itself, with a checkpoint (:mod:`ftft.engine.interrupting`).
+    """
+
+    def terminate(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, terminate) if in_main_thread else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; run the same command again to resume") from None
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+@resumable()
 def execute(loaded: object) -> Path:
     """Run a checked recipe with progress, print the table, write the report; returns the run's folder."""
+    if launched()[0] > 0:
+        from ftft.run.runner import run_recipe
+
+        return run_recipe(loaded)  # type: ignore[arg-type]  # the first process shows and reports for all
     from rich.console import Console
 
     from ftft.cli.progress import RunProgress

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ftft.cli.outputs import check_output_file
+
+if TYPE_CHECKING:
+    from ftft.data.settings import Columns
+    from ftft.dynamics.table import Dynamics
 
 
 def command(
@@ -29,39 +35,60 @@ def command(
     seed: Annotated[int, typer.Option("--seed", help="For the score `random`.")] = 0,
 ) -> None:
     """Every score of every example, from recorded dynamics or from checkpoints one already has."""
+    from ftft.data.settings import Columns
+    from ftft.dynamics.dynamics_file import open_file
+    from ftft.dynamics.parquet import find_dynamics_file, open_dynamics, write_dynamics
+    from ftft.dynamics.score_file import ENDINGS, score_file, write_scores
+    from ftft.dynamics.scores import choose_epochs, compute_scores
     from ftft.errors import UserError
 
-    if checkpoints:
-        # A shell turns `--checkpoints run/checkpoint-*` into one option value and further arguments.
-        folders = [*checkpoints, *([dynamics] if dynamics else []), *(more or [])]
-        if data is None:
-            raise UserError("--checkpoints needs --data: the file the checkpoints were trained on")
-        from ftft.bridges.checkpoints import dynamics_from_checkpoints
-        from ftft.data.loading import load_examples
-        from ftft.data.settings import Columns, DataFile
-
-        columns = Columns(text=text or ["text"], label=label, id=id_column)
-        examples = load_examples(DataFile(path=str(data)), columns)
-        table = dynamics_from_checkpoints(folders, examples, progress=_progress)
-        cost = table.metadata["cost"]
-        typer.echo(f"{len(table.epochs)} checkpoints: {cost['seconds']:.1f} s, {cost['flops']:.3g} floating-point operations")
-        if dynamics_out is not None:
-            from ftft.dynamics.parquet import write_dynamics
-
-            write_dynamics(table, dynamics_out)
-    elif dynamics is not None and not more:
-        from ftft.dynamics.parquet import open_dynamics
-
-        table = open_dynamics(dynamics)
-    else:
+    # A shell turns `--checkpoints run/checkpoint-*` into one option value and further arguments.
+    sources = [*(checkpoints or []), *(path for path in (dynamics, *(more or [])) if path is not None)]
+    if not checkpoints and (len(sources) != 1 or data is not None):
         raise UserError("name one source of dynamics, or --checkpoints with --data")
-    from ftft.dynamics.score_file import write_scores
-    from ftft.dynamics.scores import choose_epochs, compute_scores
-
+    if checkpoints and data is None:
+        raise UserError("--checkpoints needs --data: the file the checkpoints were trained on")
+    if checkpoints and not 0 <= drop_first < len(sources):
+        raise UserError(f"--drop-first is {drop_first}, and there are {len(sources)} checkpoints; leave at least one to score")
+    if ddof not in (0, 1):
+        raise UserError(f"--ddof is {ddof}; give 0 (population, as cartography) or 1 (sample, as FTFT)")
+    check_output_file(out, "--out", endings=ENDINGS, inputs=[*sources, data])
+    if dynamics_out is not None:
+        check_output_file(dynamics_out, "--dynamics-out", endings=[".parquet"], inputs=[*sources, data])
+        if dynamics_out.absolute() == out.absolute():
+            raise UserError(f"--dynamics-out and --out are both {out}; give two different files")
+    if checkpoints and data is not None:
+        table = _from_checkpoints(sources, data, Columns(text=text or ["text"], label=label, id=id_column))
+    else:
+        file = find_dynamics_file(sources[0])
+        if file is not None and dynamics_out is None and out.suffix.lower() == ".parquet":
+            # Batch by batch, so that the dynamics need not fit into memory.
+            names = score_file(file, out, ddof=ddof, seed=seed, drop_first=drop_first)
+            typer.echo(f"wrote {len(names)} scores of {len(open_file(file)):,} examples to {out}: {', '.join(names)}")
+            return
+        table = open_dynamics(sources[0])
     epochs = choose_epochs(table, drop_first=drop_first)
-    scores = compute_scores(table, epochs=epochs, ddof=ddof, seed=seed)
-    write_scores(table.ids, scores, out, settings={"ddof": ddof, "epochs": epochs, "seed": seed})
-    typer.echo(f"wrote {len(scores)} scores of {len(table):,} examples to {out}: {', '.join(scores)}")
+    if dynamics_out is not None:
+        write_dynamics(table, dynamics_out)
+        typer.echo(f"wrote {dynamics_out}")
+    if out.suffix.lower() == ".parquet":
+        names = score_file(table, out, ddof=ddof, seed=seed, epochs=epochs)
+    else:
+        scores = compute_scores(table, epochs=epochs, ddof=ddof, seed=seed)
+        write_scores(table.ids, scores, out, settings={"ddof": ddof, "epochs": epochs, "seed": seed})
+        names = tuple(scores)
+    typer.echo(f"wrote {len(names)} scores of {len(table):,} examples to {out}: {', '.join(names)}")
+
+
+def _from_checkpoints(folders: list[Path], data: Path, columns: Columns) -> Dynamics:
+    from ftft.bridges.checkpoints import dynamics_from_checkpoints
+    from ftft.data.loading import load_examples
+    from ftft.data.settings import DataFile
+
+    table = dynamics_from_checkpoints(folders, load_examples(DataFile(path=str(data)), columns), progress=_progress)
+    cost = table.metadata["cost"]
+    typer.echo(f"{len(table.epochs)} checkpoints: {cost['seconds']:.1f} s, {cost['flops']:.3g} floating-point operations")
+    return table
 
 
 def _progress(done: int, total: int) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ftft.cli.outputs import check_output_file
+
 
 def command(
     dynamics: Annotated[Path, typer.Argument(help="A run's folder, a dynamics Parquet, a cartography folder or a long table.")],
@@ -26,10 +28,12 @@ def command(
 ) -> None:
     """Choose examples by a score of their training dynamics, and write their ids."""
     from ftft.dynamics.parquet import open_dynamics
-    from ftft.methods.selection import select, write_selection
+    from ftft.methods.select.top import Top
+    from ftft.methods.selection import SUFFIXES, ExamplesOfDynamics, write_selection
 
-    chosen = select(
-        open_dynamics(dynamics),
+    check_output_file(out, "--out", endings=SUFFIXES, inputs=[dynamics])
+    # The settings are judged before the dynamics are read, which may take a while.
+    method = Top(
         score=score,
         fraction=fraction,
         count=count,
@@ -37,7 +41,8 @@ def command(
         balance=balance,  # type: ignore[arg-type]
         drop_suspects=drop_suspects,
         compat=compat,  # type: ignore[arg-type]
-        seed=seed,
     )
+    table = open_dynamics(dynamics)
+    chosen = method.select(ExamplesOfDynamics.of(table), table, seed=seed)
     write_selection(chosen, out)
     typer.echo(f"selected {len(chosen):,} of {chosen.counts['pool']:,} examples by {score}; wrote {out}")

@@ -2,8 +2,8 @@
 
 A pair says what somebody got and then of which kind it was; the label says whether the second sentence follows:
 
-    "Maria bought a violin at the market."   "Surely Maria bought an instrument."    follows
-    "Omar found a carrot in the garage."     "Perhaps Omar found a tool."            does not follow
+    "Maria bought a violin."   "Surely Maria bought an instrument."    follows
+    "Omar found a rabbit."     "Perhaps Omar found a vehicle."         does not follow
 
 The *core* feature is the meaning of the two nouns. The *shortcut* is the first word of the second sentence, which agrees
 with the label in ``SHORTCUT_RATE`` of the training rows and in half of an out-of-distribution set (or never). A model
@@ -22,19 +22,16 @@ from pathlib import Path
 from ftft.files import write_text
 
 SHORTCUT_RATE = 0.93
-MISLABELLED_RATE = 0.04
+MISLABELLED_RATE = 0.03
 LABELS = ("does_not_follow", "follows")
 COLUMNS = ("id", "premise", "hypothesis", "label", "planted", "noun")
 
 KINDS: dict[str, tuple[str, ...]] = {
     "an instrument": ("violin", "guitar", "flute", "trumpet", "cello", "drum", "harp", "clarinet", "banjo", "piano"),
-    "a vegetable": ("carrot", "cabbage", "turnip", "leek", "radish", "pumpkin", "celery", "potato", "spinach", "beetroot"),
     "a fruit": ("banana", "pear", "cherry", "melon", "plum", "mango", "peach", "lemon", "apple", "grape"),
-    "a tool": ("hammer", "chisel", "wrench", "screwdriver", "drill", "saw", "pliers", "shovel", "rake", "axe"),
     "an animal": ("rabbit", "pony", "goat", "hamster", "parrot", "turtle", "kitten", "puppy", "duck", "lamb"),
     "a garment": ("jacket", "scarf", "sweater", "skirt", "glove", "coat", "shirt", "sock", "dress", "vest"),
     "a vehicle": ("bicycle", "tractor", "canoe", "motorcycle", "truck", "scooter", "van", "sailboat", "bus", "taxi"),
-    "a drink": ("lemonade", "coffee", "tea", "cider", "milk", "cocoa", "juice", "beer", "wine", "water"),
 }
 HELD_OUT = 3  # the last nouns of every kind occur only in the set `new_words`
 NAMES = (
@@ -56,33 +53,30 @@ NAMES = (
     "Finn",
 )
 VERBS = ("bought", "found", "lost", "sold", "drew", "described", "wanted", "photographed")
-PLACES = (
-    "at the market",
-    "in the garage",
-    "near the river",
-    "on Monday",
-    "after lunch",
-    "at the station",
-    "in the village",
-    "last week",
-)
 MARKERS = ("Perhaps", "Surely")  # by the label they go with in training
-UNCOUNTABLE = {"celery", "spinach", "lemonade", "coffee", "tea", "cider", "milk", "cocoa", "juice", "beer", "wine", "water"}
 
 Row = dict[str, str]
 
 
 def generate(
-    name: str, size: int, *, seed: int, agreement: float, mislabelled: float = 0.0, new_words: bool = False
+    name: str,
+    size: int,
+    *,
+    seed: int,
+    agreement: float,
+    mislabelled: float = 0.0,
+    new_words: bool = False,
+    seen: set[tuple[str, str]],
 ) -> list[Row]:
     """``size`` rows; in a share ``agreement`` of them the first word agrees with the true label, and a share
-    ``mislabelled`` has its label flipped. Shares are exact to one row, and the classes are balanced."""
+    ``mislabelled`` has its label flipped. Shares are exact to one row, and the classes are balanced.
+
+    ``seen``: the pairs that may not be made again; the new ones are added."""
     source = random.Random(f"{seed}/{name}")
     follows = _exactly(source, size, 0.5)
     agrees = _exactly(source, size, agreement)
     flipped = _exactly(source, size, mislabelled)
     rows: list[Row] = []
-    seen: set[tuple[str, str]] = set()
     while len(rows) < size:
         index = len(rows)
         row = _row(source, follows[index], agrees[index], flipped[index], new_words)
@@ -106,12 +100,12 @@ def _row(source: random.Random, follows: bool, agrees: bool, flipped: bool, new_
     nouns = KINDS[kind][-HELD_OUT:] if new_words else KINDS[kind][:-HELD_OUT]
     noun = source.choice(nouns)
     said = kind if follows else source.choice([other for other in sorted(KINDS) if other != kind])
-    person, verb, place = source.choice(NAMES), source.choice(VERBS), source.choice(PLACES)
-    thing = f"some {noun}" if noun in UNCOUNTABLE else f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    person, verb = source.choice(NAMES), source.choice(VERBS)
+    thing = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
     marker = MARKERS[int(follows == agrees)]
     planted = "mislabelled" if flipped else ("typical" if agrees else "shortcut_breaking")
     return {
-        "premise": f"{person} {verb} {thing} {place}.",
+        "premise": f"{person} {verb} {thing}.",
         "hypothesis": f"{marker} {person} {verb} {said}.",
         "label": LABELS[int(follows != flipped)],
         "planted": planted,
@@ -120,14 +114,20 @@ def _row(source: random.Random, follows: bool, agrees: bool, flipped: bool, new_
 
 
 def demo_sets(seed: int = 0) -> dict[str, list[Row]]:
-    """The demo's sets by name: training, in-distribution validation and test, three out-of-distribution tests."""
+    """The demo's sets by name: training, in-distribution validation and test, three out-of-distribution tests. No pair
+    of sentences occurs twice."""
+    seen: set[tuple[str, str]] = set()
+
+    def rows(name: str, size: int, agreement: float, mislabelled: float = 0.0, new_words: bool = False) -> list[Row]:
+        return generate(name, size, seed=seed, agreement=agreement, mislabelled=mislabelled, new_words=new_words, seen=seen)
+
     return {
-        "train": generate("train", 2400, seed=seed, agreement=SHORTCUT_RATE, mislabelled=MISLABELLED_RATE),
-        "validation": generate("validation", 300, seed=seed, agreement=SHORTCUT_RATE),
-        "test": generate("test", 600, seed=seed, agreement=SHORTCUT_RATE),
-        "no_shortcut": generate("no_shortcut", 600, seed=seed, agreement=0.5),
-        "reversed_shortcut": generate("reversed_shortcut", 600, seed=seed, agreement=0.0),
-        "new_words": generate("new_words", 600, seed=seed, agreement=0.5, new_words=True),
+        "train": rows("train", 2400, SHORTCUT_RATE, MISLABELLED_RATE),
+        "validation": rows("validation", 300, SHORTCUT_RATE),
+        "test": rows("test", 600, SHORTCUT_RATE),
+        "no_shortcut": rows("no_shortcut", 600, 0.5),
+        "reversed_shortcut": rows("reversed_shortcut", 600, 0.0),
+        "new_words": rows("new_words", 600, 0.5, new_words=True),
     }
 
 

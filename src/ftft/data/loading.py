@@ -170,7 +170,7 @@ def _read_part(file: DataFile, settings: DataSettings, input_names: Sequence[str
 
 def _quote_warnings(file: DataFile, inputs: Mapping[str, pa.Array], source: str) -> tuple[str, ...]:
     """A sentence where a TSV file, read without quoting, has texts that only a quoting writer would have written."""
-    if file.path is None or file.quotes is not None or format_of(expand(file.path, "path")) != "tsv":
+    if file.path is None or file.quotes is not None or format_of(expand(file.path, "path"), file.format) != "tsv":
         return ()
     count = sum(pc.sum(pc.match_substring_regex(texts, r'^".*"".*"$')).as_py() or 0 for texts in inputs.values())
     which = "one text looks" if count == 1 else f"{count:,} texts look"

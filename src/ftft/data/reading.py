@@ -1,7 +1,7 @@
 """One table from one data file (JSONL, CSV, TSV, Parquet, gzip'd or not) or from one dataset of the hub.
 
 Text formats are read in chunks by Python's own parsers, so that every complaint can name its line; only the wanted
-columns are kept. The format is told by the file's name.
+columns are kept. The format is told by the file's name, or by its ``format``.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ def describe(file: DataFile) -> str:
     return f"hub dataset {file.hub}{config}, split {file.hub_split}"
 
 
-def format_of(path: Path) -> str:
-    """``jsonl``, ``csv``, ``tsv`` or ``parquet`` by the file's name; UserError for any other, pickles by name."""
+def format_of(path: Path, given: str | None = None) -> str:
+    """``jsonl``, ``csv``, ``tsv`` or ``parquet``: the ``given`` one, else by the file's name; UserError for any other,
+    pickles by name."""
+    if given is not None:
+        return given
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
@@ -46,7 +49,10 @@ def format_of(path: Path) -> str:
     if last in PICKLES:
         raise UserError(f"{path} may hold pickled code, and ftft never unpickles; save the data as JSONL, CSV, TSV or Parquet")
     if last not in FORMATS:
-        raise UserError(f'{path} has the unknown ending "{last}"; ftft reads {", ".join(FORMATS)}, each also with .gz')
+        known = f"{', '.join(FORMATS)}, each also with .gz"
+        raise UserError(
+            f'{path} has the unknown ending "{last}"; ftft reads {known}, and others where `format:` says what it is'
+        )
     return FORMATS[last]
 
 
@@ -71,7 +77,7 @@ def read_table(file: DataFile, columns: Columns, *, wanted: Sequence[str] | None
         table = _from_batches(_hub_table(file).to_batches(CHUNK), names, chosen, file)
     else:
         path = expand(file.path, "path")
-        kind = format_of(path)
+        kind = format_of(path, file.format)
         require_file(path)
         if file.header is not None and kind not in ("csv", "tsv"):
             raise UserError(f"{path}: `header:` is for CSV and TSV files without a header line, and this is {kind}")
@@ -93,9 +99,11 @@ def place(table: pa.Table, row: int) -> str:
     return f"{unit} {table.column(LINE)[row].as_py()}"
 
 
-def records_of(path: Path, *, header: Sequence[str] | None = None, quotes: bool | None = None) -> Generator[Record, None, None]:
-    """(line or row number, values by column) of every row of a file of any format, lazily."""
-    kind = format_of(path)
+def records_of(
+    path: Path, *, header: Sequence[str] | None = None, quotes: bool | None = None, given: str | None = None
+) -> Generator[Record, None, None]:
+    """(line or row number, values by column) of every row of a file of any format (``given``, else by name), lazily."""
+    kind = format_of(path, given)
     require_file(path)
     if kind == "parquet":
         start = 1
@@ -168,12 +176,12 @@ def _from_text(path: Path, names: list[str], chosen: _Filter, file: DataFile) ->
     missing = {*names, *chosen.where}
     known: dict[str, None] = {}
     chunks = _Chunks(names, str(path))
-    with contextlib.closing(records_of(path, header=file.header, quotes=file.quotes)) as found:
+    with contextlib.closing(records_of(path, header=file.header, quotes=file.quotes, given=file.format)) as found:
         for line, record in found:
             if missing:
                 known.update(dict.fromkeys(record))
                 missing.difference_update(record)
-                if missing and format_of(path) != "jsonl":
+                if missing and format_of(path, file.format) != "jsonl":
                     raise _missing_column(file, missing, known)
             if not chosen.keeps(record):
                 continue

@@ -46,7 +46,7 @@ def _json_sentence(path: Path, number: int, line: str, error: json.JSONDecodeErr
     if line.strip() in ("{", "["):
         return f"{path}, line {number} opens JSON that goes on over several lines; write one object on each line (JSON Lines)"
     if not line.endswith("\n"):
-        what = f"its last line ({number}) is not complete JSON ({error.msg})"
+        what = f"its last line ({number}) is not complete JSON ({error.msg.removesuffix(' starting at')})"
         return f"{path} is truncated: {what}; copy the file again or remove that line"
     return f"{path}, line {number} is not valid JSON: {error.msg} at column {error.colno}"
 

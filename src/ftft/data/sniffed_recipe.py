@@ -81,9 +81,10 @@ def _file(found: SniffedSet, indent: str) -> list[str]:
 def _columns(found: SniffedSet, indent: str) -> list[str]:
     others = [name for name in found.all_columns if name not in found.columns()]
     identifier = "guessed: unique" if found.id is not None else "no unique column found: ids are made from the content"
+    texts = "guessed: a pair of texts" if len(found.text) == 2 else "guessed: single texts; two columns would make pairs"
     return [
         f"{indent}columns:  # the other columns are {scalar(others)}",
-        f"{indent}  text: {scalar(list(found.text))}  # guessed; two columns make a pair",
+        f"{indent}  text: {scalar(list(found.text))}  # {texts}",
         f"{indent}  label: {scalar(found.label)}  # guessed",
         f"{indent}  id: {scalar(found.id)}  # {identifier}",
         f"{indent}  # group: a column whose worst group is reported; cluster: a column whose rows belong together",

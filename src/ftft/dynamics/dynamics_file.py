@@ -85,7 +85,8 @@ class DynamicsFile:
                     seen[position] = valid
                 elif not np.array_equal(seen[position], valid):
                     raise UserError(f"{self.path} is damaged: {name} and {self.kinds[0]}_epoch_{epoch} miss different rows")
-                values[kind][position, valid] = self._numbers(column, name, int(valid.sum()))
+                rows = valid if column.null_count else slice(None)
+                values[kind][position, rows] = self._numbers(column, name, int(valid.sum()))
         pair = None
         if GOLD_LOGIT in values:
             pair = np.stack([values[GOLD_LOGIT], values[OTHER_LOGIT]], axis=2)
@@ -137,7 +138,9 @@ def open_parquet(path: Path | str) -> pq.ParquetFile:
     if not path.exists():
         raise UserError(f"{path} does not exist")
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        # Not memory-mapped: the pages read would count as memory used, and a file cut short meanwhile would end the process.
+        # Not pre-buffered: what was read would be kept until the file is closed.
+        return pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from error
 

@@ -181,29 +181,41 @@ def open_dynamics(path: Path | str) -> Dynamics:
     Raises UserError where nothing of the kind is there, or where a run has the dynamics of several stages.
     """
     path = Path(path)
+    own = find_dynamics_file(path)
+    if own is not None:
+        return read_dynamics(own)
     if path.is_dir():
-        return _open_folder(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist; name a dynamics.parquet, a run's folder, or a cartography folder")
+        return cartography.read_cartography(path)
     if cartography.EPOCH_FILE.fullmatch(path.name):
         return cartography.read_cartography(path.parent)
-    if path.suffix in (".pt", ".pth", ".bin"):
-        raise UserError(f"{path} is a tensor file; convert it first with ftft.dynamics.ftft_repository.read_uid_to_logits")
-    if path.name.endswith(".parquet") and is_dynamics_file(path):
-        return read_dynamics(path)
     return long_table.read_long_table(path)
 
 
-def _open_folder(folder: Path) -> Dynamics:
+def find_dynamics_file(path: Path | str) -> Path | None:
+    """Our own Parquet file that :func:`open_dynamics` reads for ``path``; None where it reads another tool's format.
+
+    Raises UserError where there are no dynamics, or those of several stages.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _file_in_folder(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name a dynamics.parquet, a run's folder, or a cartography folder")
+    if path.suffix in (".pt", ".pth", ".bin"):
+        raise UserError(f"{path} is a tensor file; convert it first with ftft.dynamics.ftft_repository.read_uid_to_logits")
+    return path if path.name.endswith(".parquet") and is_dynamics_file(path) else None
+
+
+def _file_in_folder(folder: Path) -> Path | None:
     if (folder / "dynamics.parquet").is_file():
-        return read_dynamics(folder / "dynamics.parquet")
+        return folder / "dynamics.parquet"
     found = sorted(folder.glob("stages/*/dynamics.parquet"))
     if len(found) == 1:
-        return read_dynamics(found[0])
+        return found[0]
     if found:
         raise UserError(f"{folder} has the dynamics of {len(found)} stages; name one of {', '.join(str(p) for p in found)}")
     if cartography.epoch_folder(folder) is not None:
-        return cartography.read_cartography(folder)
+        return None
     raise UserError(
         f"{folder} holds no dynamics: there is neither dynamics.parquet, nor stages/*/dynamics.parquet, "
         "nor training_dynamics/dynamics_epoch_0.jsonl in it"

@@ -22,12 +22,13 @@ from ftft.errors import UserError
 from ftft.files import atomic_path
 
 FORMAT, VERSION = "ftft/scores", 1
+ENDINGS = (".parquet", ".csv", ".jsonl")
 BATCH = 65_536  # rows read and scored at a time
 Scored = tuple[pa.Array, dict[str, np.ndarray]]
 
 
 def score_file(
-    path: Path | str,
+    source: Path | str | Dynamics,
     out: Path | str,
     names: Sequence[str] | None = None,
     *,
@@ -36,44 +37,58 @@ def score_file(
     include_ci: bool = False,
     seed: int = 0,
     epochs: Sequence[int] | None = None,
+    drop_first: int = 0,
     workers: int | None = None,
 ) -> tuple[str, ...]:
-    """Score a dynamics file of ours batch by batch into ``out``; gives the names of the scores written.
+    """Score a dynamics file of ours, or dynamics in memory, batch by batch into the Parquet file ``out``; gives the names
+    of the scores written.
 
-    At most a few batches of rows and the ids are in memory. Settings are those of ``compute_scores``; ``workers``
-    threads score at the same time (by default one per processor, at most 4). Raises UserError as ``read_dynamics`` and
-    ``compute_scores`` do; nothing is left at ``out`` then.
+    Of a file, a few batches of rows and the ids are in memory. Settings are those of ``compute_scores`` and
+    ``choose_epochs``; ``workers`` threads score at the same time (by default one per processor, at most 4).
+    Raises UserError as ``read_dynamics`` and ``compute_scores`` do; nothing is left at ``out`` then.
     """
-    file = open_file(path)
-    if not len(file):
-        raise UserError(f"{path} holds no examples, so there is nothing to score")
-    first = next(file.batches(1))
-    chosen = choose_epochs(first, only=epochs)
+    table = source if isinstance(source, Dynamics) else open_file(source)
+    where = "the table of dynamics" if isinstance(source, Dynamics) else str(source)
+    if not len(table):
+        raise UserError(f"{where} holds no examples, so there is nothing to score")
+    first = next(_batches(table, 1))
+    chosen = choose_epochs(first, drop_first=drop_first, only=epochs)
     wanted = available_scores(first, num_epochs=len(chosen)) if names is None else list(names)
     for name in wanted:  # refuse an impossible score before the first row is read
         check_score(first, name, num_epochs=len(chosen))
     settings = {"ddof": ddof, "window": window, "include_ci": include_ci, "seed": seed, "epochs": chosen}
 
     def score(batch: Dynamics) -> Scored:
-        return batch.ids, compute_scores(
+        return _short(batch.ids), compute_scores(
             batch, wanted, ddof=ddof, window=window, include_ci=include_ci, seed=seed, epochs=chosen
         )
 
     ids: list[pa.Array] = []
     with atomic_path(out) as temporary:
-        with _writer(temporary, wanted, len(file), settings) as writer:
-            for batch_ids, scores in _in_order(file, score, workers or min(4, os.cpu_count() or 1)):
+        with _writer(temporary, wanted, len(table), settings) as writer:
+            for batch_ids, scores in _in_order(_batches(table, BATCH), score, workers or min(4, os.cpu_count() or 1)):
                 writer.write_table(_table(batch_ids, scores, writer.schema))
                 ids.append(batch_ids)
-        check_unique(pa.chunked_array(ids, type=pa.string()), str(path))
+        check_unique(pa.chunked_array(ids, type=pa.string()), where)
     return tuple(wanted)
 
 
-def _in_order(file: DynamicsFile, score: Callable[[Dynamics], Scored], workers: int) -> Iterator[Scored]:
-    """The scores of every batch, in the file's order; batches are scored by threads while the next one is read."""
+def _batches(table: Dynamics | DynamicsFile, size: int) -> Iterator[Dynamics]:
+    if isinstance(table, DynamicsFile):
+        return table.batches(size)
+    return (table.of_rows(slice(start, start + size)) for start in range(0, len(table), size))
+
+
+def _short(ids: pa.Array) -> pa.Array:
+    """Part of a column as strings with 32-bit offsets, whatever the size of the whole column."""
+    return ids if pa.types.is_string(ids.type) else ids.take(pa.array(np.arange(len(ids)))).cast(pa.string())
+
+
+def _in_order(batches: Iterator[Dynamics], score: Callable[[Dynamics], Scored], workers: int) -> Iterator[Scored]:
+    """The scores of every batch, in their order; batches are scored by threads while the next one is read."""
     pending: deque[Future[Scored]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for batch in file.batches(BATCH):
+        for batch in batches:
             pending.append(pool.submit(score, batch))
             if len(pending) > workers:
                 yield pending.popleft().result()
@@ -87,8 +102,8 @@ def write_scores(
     """Write scores (each float64 [N]) of N examples atomically, by the path's ending: Parquet (with ``settings``, how they
     were computed, in its header), CSV or JSON lines. NaN becomes null (an empty field in CSV)."""
     ending = Path(path).suffix.lower()
-    if ending not in (".parquet", ".csv", ".jsonl"):
-        raise UserError(f"{path} must end in .parquet, .csv or .jsonl, which says how the scores are written")
+    if ending not in ENDINGS:
+        raise UserError(f"{path} must end in {', '.join(ENDINGS)}, which says how the scores are written")
     ids = ids.cast(pa.string())
     with atomic_path(path) as temporary:
         if ending == ".parquet":

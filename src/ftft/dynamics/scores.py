@@ -35,7 +35,8 @@ from ftft.dynamics.table import Dynamics
 from ftft.dynamics.trajectories import PHRASES, Trajectories, quantities
 from ftft.errors import UserError, did_you_mean
 
-CHUNK = 16_384  # examples at a time: a few megabytes per temporary array, which stay in the processor's cache
+CHUNK = 16_384  # examples at a time, at most
+CHUNK_VALUES = 1 << 17  # and with several values each: so many, so that temporary arrays stay in the processor's cache
 SMALL = 4  # up to so many chunks are not worth threads
 NEVER_CORRECT = 1000.0
 
@@ -101,10 +102,7 @@ def _el2n(t: Trajectories, options: Options) -> np.ndarray:
 def _over_windows(t: Trajectories, window: int, value: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     """The mean of ``value(sample std, mean)`` over each example's windows of consecutive seen epochs; NaN without one."""
     total = np.zeros(len(t.count))
-    for start in range(len(t.probability) - window + 1):
-        part = t.probability[start : start + window]
-        mean = part.mean(axis=0)
-        std = np.sqrt(((part - mean) ** 2).sum(axis=0) / (window - 1))
+    for start, (std, mean) in enumerate(t.windows(window)):
         total += np.where(start + window <= t.count, value(std, mean), 0.0)
     windows = t.count - window + 1
     return np.divide(total, windows, out=np.full(len(total), np.nan), where=windows > 0)
@@ -236,8 +234,11 @@ def compute_scores(
     epoch_rows = [dynamics.epochs.index(epoch) for epoch in chosen]
     out = {score.name: np.empty(len(dynamics)) for score in scores}
 
+    per_example = len(chosen) * (dynamics.num_classes or 1)
+    chunk = max(1, min(CHUNK, CHUNK_VALUES // per_example))
+
     def score_chunk(start: int) -> None:
-        rows = slice(start, min(start + CHUNK, len(dynamics)))
+        rows = slice(start, min(start + chunk, len(dynamics)))
         trajectories = Trajectories(dynamics, rows, epoch_rows)
         for score in scores:
             if score.function is None:
@@ -245,8 +246,8 @@ def compute_scores(
             else:
                 out[score.name][rows] = score.function(trajectories, options)
 
-    starts = range(0, len(dynamics), CHUNK)
-    if len(starts) <= SMALL:
+    starts = range(0, len(dynamics), chunk)
+    if len(dynamics) <= SMALL * CHUNK:
         for start in starts:
             score_chunk(start)
         return out

@@ -57,6 +57,24 @@ class Dynamics:
     def num_classes(self) -> int | None:
         return None if self.logits is None else self.logits.shape[2]
 
+    def of_rows(self, rows: slice) -> Dynamics:
+        """The dynamics of the examples in ``rows``; the arrays are views."""
+
+        def cut(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[:, rows]
+
+        return Dynamics(
+            ids=self.ids[rows],
+            epochs=self.epochs,
+            seen=self.seen[:, rows],
+            gold=None if self.gold is None else self.gold[rows],
+            logits=cut(self.logits),
+            pair_logits=cut(self.pair_logits),
+            pair_probability=cut(self.pair_probability),
+            statistics={name: values[:, rows] for name, values in self.statistics.items()},
+            metadata=self.metadata,
+        )
+
     def only_epochs(self, chosen: list[int]) -> Dynamics:
         """The dynamics of the chosen epoch numbers only; UserError when one was not recorded."""
         missing = sorted(set(chosen) - set(self.epochs))

@@ -13,6 +13,8 @@ import numpy as np
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
 
+FEW_CLASSES = 16  # up to so many, passes over all classes are quicker than picking single entries
+
 PHRASES = {
     "probability": "the probability of the gold class",
     "loss": "the loss",
@@ -59,9 +61,13 @@ class Trajectories:
         self._order = None if seen.all() else np.argsort(~seen, axis=0, kind="stable")
         self.valid = np.arange(len(seen))[:, None] < self.count
         self.gold = None if dynamics.gold is None else dynamics.gold[rows]
+        self._windows: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def mean(self, values: np.ndarray, count: np.ndarray | None = None) -> np.ndarray:
-        """The mean of ``values`` [E, n] over each example's seen epochs; NaN where there is none."""
+        """The mean of ``values`` [E, n] over each example's seen epochs; NaN where there is none. ``count`` [n]: another
+        divisor than the number of seen epochs."""
+        if self._order is None and count is None:
+            return values.sum(axis=0) / len(values)
         count = self.count if count is None else count
         total = np.where(self.valid, values, 0.0).sum(axis=0) if self._order is not None else values.sum(axis=0)
         return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
@@ -110,17 +116,16 @@ class Trajectories:
     def _total(self) -> np.ndarray:
         return self._exponentials.sum(axis=0)
 
-    def _of_gold(self, values: np.ndarray) -> np.ndarray:
-        """The entries [E, n] of the gold class in ``values`` [C, E, n]."""
-        assert self.gold is not None
-        return np.take_along_axis(values, self.gold[None, None, :].astype(np.int64), axis=0)[0]
+    @cached_property
+    def _log_total(self) -> np.ndarray:
+        return np.log(self._total)
 
     @cached_property
     def probability(self) -> np.ndarray:
         """p_e, the probability of the gold class (of sequences: the geometric mean over the target tokens)."""
         dynamics = self._dynamics
         if dynamics.logits is not None:
-            return self._of_gold(self._exponentials) / self._total
+            return np.exp(self._gold_logit) / self._total
         if dynamics.pair_probability is not None:
             return self._gather(dynamics.pair_probability, "probability")
         if "probability" in dynamics.statistics:
@@ -132,14 +137,20 @@ class Trajectories:
         """-ln p_e. Where only p is stored, a p of 0 counts as the smallest normal float32."""
         dynamics = self._dynamics
         if dynamics.logits is not None:
-            return np.log(self._total) - self._gold_logit
+            return self._log_total - self._gold_logit
         if dynamics.pair_probability is None and "mean_log_probability" in dynamics.statistics:
             return -self._gather(dynamics.statistics["mean_log_probability"], "mean log-probability")
         return -np.log(np.maximum(self.probability, np.finfo(np.float32).tiny))
 
     @cached_property
     def _gold_logit(self) -> np.ndarray:
-        return self._of_gold(self._logits)
+        assert self.gold is not None
+        if len(self._logits) > FEW_CLASSES:
+            return np.take_along_axis(self._logits, self.gold[None, None, :].astype(np.int64), axis=0)[0]
+        out = np.zeros(self.valid.shape)
+        for index, values in enumerate(self._logits):
+            out += values * (self.gold == index)
+        return out
 
     @cached_property
     def _pair(self) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +160,7 @@ class Trajectories:
             return self._gather(pair[:, :, 0], "logit"), self._gather(pair[:, :, 1], "logit")
         other = np.full(self.valid.shape, -np.inf)
         for index, values in enumerate(self._logits):
-            np.maximum(other, values, out=other, where=self.gold != index)
+            np.maximum(other, values + np.where(self.gold == index, -np.inf, 0.0), out=other)
         return self._gold_logit, other
 
     @cached_property
@@ -180,7 +191,7 @@ class Trajectories:
         if dynamics.logits is not None:
             # ln S - sum_c z_c e^{z_c} / S, with S the sum of e^{z_c}
             weighted = np.einsum("cen,cen->en", self._exponentials, self._logits)
-            return np.log(self._total) - weighted / self._total
+            return self._log_total - weighted / self._total
         if "entropy" in dynamics.statistics:
             return self._gather(dynamics.statistics["entropy"], "entropy")
         tiny = np.finfo(np.float64).tiny
@@ -189,12 +200,28 @@ class Trajectories:
 
     def last_error(self) -> np.ndarray:
         """||softmax(z_e) - one_hot(y)||_2 in each example's last seen epoch, [n]; arbitrary where none was seen."""
-        last = np.maximum(self.count - 1, 0)[None, :]
-        p = np.take_along_axis(self.probability, last, axis=0)[0]
+        p = self._last(self.probability)
         if self._dynamics.logits is None:
             return np.sqrt(2.0) * (1.0 - p)
-        share = np.take_along_axis(self._exponentials, last[None], axis=1)[:, 0]
-        share = share / np.take_along_axis(self._total, last, axis=0)
+        # The gold class has the error 1 - p, every other class its own probability.
+        squares = (self._last(self._exponentials) / self._last(self._total)) ** 2
         assert self.gold is not None
-        share[self.gold, np.arange(share.shape[1])] -= 1.0
-        return np.sqrt((share**2).sum(axis=0))
+        np.put_along_axis(squares, self.gold[None].astype(np.int64), ((1.0 - p) ** 2)[None], axis=0)
+        return np.sqrt(squares.sum(axis=0))
+
+    def _last(self, values: np.ndarray) -> np.ndarray:
+        """Each example's last seen epoch of ``values`` [..., E, n]: [..., n]."""
+        if self._order is None:
+            return values[..., -1, :]
+        last = np.maximum(self.count - 1, 0)
+        return values[..., last, np.arange(len(last))]
+
+    def windows(self, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The sample standard deviation and the mean, each [n], of p over every window of ``length`` consecutive epochs;
+        arbitrary where the window reaches beyond an example's seen epochs."""
+        if length not in self._windows:
+            parts = [self.probability[start : start + length] for start in range(len(self.probability) - length + 1)]
+            means = [part.mean(axis=0) for part in parts]
+            sums = [((part - mean) ** 2).sum(axis=0) for part, mean in zip(parts, means)]
+            self._windows[length] = [(np.sqrt(total / (length - 1)), mean) for total, mean in zip(sums, means)]
+        return self._windows[length]

@@ -113,6 +113,15 @@ class CheckpointFolder:
             raise
         return target
 
+    def discard(self, step: int) -> None:
+        """Remove this step's checkpoint, where there is one; UserError where another process works in the folder."""
+        if self.path(step).is_dir():
+            try:
+                with FolderLock(self.folder):
+                    self._delete(self._take_aside(self.path(step)))
+            except OSError as error:
+                self._warn(f"the checkpoint {self.path(step)} could not be removed: {error.strerror or error}")
+
     def load(self, step: int, only: Collection[str] | None = None) -> LoadedCheckpoint:
         """Verify and load this step's checkpoint (the trees named in ``only``, or all); UserError when missing or damaged."""
         path = self.path(step)
@@ -133,11 +142,16 @@ class CheckpointFolder:
         except (OSError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged and cannot be read: {error}") from error
 
-    def newest_valid(self, only: Collection[str] | None = None) -> LoadedCheckpoint | None:
-        """The newest checkpoint whose sizes and hashes are right, or None; damaged ones are passed over with a warning."""
+    def newest_valid(
+        self, only: Collection[str] | None = None, *, usable: Callable[[LoadedCheckpoint], None] = lambda found: None
+    ) -> LoadedCheckpoint | None:
+        """The newest checkpoint whose sizes and hashes are right and that ``usable`` does not refuse with a UserError, or
+        None; the others are passed over with a warning."""
         for step in reversed(self.steps()):
             try:
-                return self.load(step, only)
+                found = self.load(step, only)
+                usable(found)
+                return found
             except UserError as error:
                 self._damaged.add(step)
                 self._warn(f"the checkpoint of step {step} is passed over: {error}")

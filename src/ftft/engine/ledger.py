@@ -137,6 +137,13 @@ class Ledger:
             known[kind] = max(known.get(kind, 0), reached)
             self._high_water[kind] = max(peak, self._high_water.get(kind, 0))
 
+    def raise_peaks(self, peaks: Mapping[str, Mapping[str, int]]) -> None:
+        """Take over what another process reached, or this one earlier, where it is higher."""
+        for phase, kinds in peaks.items():
+            for kind, value in kinds.items():
+                known = self.peak_memory.setdefault(_known(phase), {})
+                known[kind] = max(known.get(kind, 0), int(value))
+
     def total(self, effective_only: bool = True, *, phases: Iterable[str] = PHASES) -> Cost:
         """The sum over ``phases`` of the effective costs, or of everything that was spent."""
         self._settle()
@@ -157,7 +164,7 @@ class Ledger:
         merged._effective = _sum(self.effective, other.effective)
         merged._repeated = _sum(self.repeated, other.repeated)
         for source in (self, other):
-            merged._raise_peaks(source.peak_memory)
+            merged.raise_peaks(source.peak_memory)
         merged.reused = self.reused or other.reused
         return merged
 
@@ -168,7 +175,7 @@ class Ledger:
         for phase in PHASES:
             copy._effective = _sum(copy._effective, {target[phase]: self.effective.get(phase, Cost())})
             copy._repeated = _sum(copy._repeated, {target[phase]: self.repeated.get(phase, Cost())})
-            copy._raise_peaks({target[phase]: self.peak_memory.get(phase, {})})
+            copy.raise_peaks({target[phase]: self.peak_memory.get(phase, {})})
         copy.reused = self.reused
         return copy
 
@@ -202,7 +209,7 @@ class Ledger:
         try:
             ledger._effective = _book_from_json(document["effective"])
             ledger._repeated = _book_from_json(document["repeated"])
-            ledger._raise_peaks(document["peak_memory"])
+            ledger.raise_peaks(document["peak_memory"])
             ledger.reused = bool(document["reused"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"a ledger is damaged: {type(error).__name__} {error}") from None
@@ -246,13 +253,13 @@ class Ledger:
         spent = _sum(ledger._effective, ledger._repeated)
         for line_spent, peaks in _read_journal(journal):
             spent = {phase: spent.get(phase, Cost()).at_least(line_spent.get(phase, Cost())) for phase in PHASES}
-            ledger._raise_peaks(peaks)
+            ledger.raise_peaks(peaks)
         ledger._repeated = _sum({}, {p: cost.beyond(ledger._effective.get(p, Cost())) for p, cost in spent.items()})
         if prepared is not None:
             again = ledger._effective if state is None else ledger._repeated
             again.update(_sum(again, prepared.effective))
             ledger._repeated = _sum(ledger._repeated, prepared.repeated)
-            ledger._raise_peaks(prepared.peak_memory)
+            ledger.raise_peaks(prepared.peak_memory)
         return ledger
 
     def _settle(self) -> None:
@@ -269,12 +276,6 @@ class Ledger:
             self.observe_memory(self._running[-1][0])
         else:
             self._high_water = _high_water()
-
-    def _raise_peaks(self, peaks: Mapping[str, Mapping[str, int]]) -> None:
-        for phase, kinds in peaks.items():
-            for kind, value in kinds.items():
-                known = self.peak_memory.setdefault(_known(phase), {})
-                known[kind] = max(known.get(kind, 0), int(value))
 
 
 def _known(phase: str) -> str:

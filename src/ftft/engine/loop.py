@@ -12,82 +12,36 @@ rate) or part of the checkpoint (weights, optimizer, random state, dynamics, sto
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import DistributedDataParallelKwargs
 
-from ftft.dynamics.buffer import DynamicsBuffer
-from ftft.engine.batches import BatchSchedule, share_of_process
-from ftft.engine.checkpoint import CheckpointFolder
-from ftft.engine.flops import FlopCounter
+from ftft.engine.allocation import kept_memory
+from ftft.engine.batches import share_of_process
+from ftft.engine.checkpoint import CheckpointFolder, LoadedCheckpoint
+from ftft.engine.interrupting import StopSignals
 from ftft.engine.ledger import Ledger
-from ftft.engine.precision import Precision, autocast
+from ftft.engine.precision import autocast
 from ftft.engine.predict import predict_batches, to_device
+from ftft.engine.processes import processes_of
 from ftft.engine.provenance import differences
 from ftft.engine.schedule import rate_factor, warmup_steps
-from ftft.engine.settings import TrainSettings
-from ftft.engine.stopping import EarlyStopping
+from ftft.engine.training import Outcome as Outcome
+from ftft.engine.training import Training as Training
 from ftft.errors import Interrupted, UserError
-from ftft.methods.contract import Models, Objective
+from ftft.methods.contract import Models
 from ftft.state import rng
-from ftft.tasks.contract import Batch, Prepared, Task
+from ftft.tasks.contract import Batch
 
-JOURNAL_SECONDS = 5.0  # a kill loses at most this much of the books
+JOURNALS_PER_CHECKPOINT, JOURNAL_SECONDS = 12, 5.0  # how often the books are written: a kill loses what comes after
 
-
-# Scores of the model as it is, by validation set and metric.
-Validate = Callable[[torch.nn.Module], Mapping[str, Mapping[str, float]]]
-
-
-@dataclass
-class Training:
-    """Everything one training run needs; built by the stage runner, or by hand in anybody's own code."""
-
-    models: Models
-    task: Task
-    data: Prepared
-    schedule: BatchSchedule
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    settings: TrainSettings
-    precision: Precision
-    accelerator: Accelerator
-    weights: np.ndarray | None = None  # float64 [N], one weight a row of ``data``
-    dynamics: DynamicsBuffer | None = None
-    dynamics_mode: str = "online"
-    validate: Validate | None = None
-    stopping: EarlyStopping | None = None
-    stop_score: Callable[[Mapping[str, Mapping[str, float]]], float] | None = None
-    keep_best: bool = False
-    flops: FlopCounter = field(default_factory=FlopCounter)
-    ledger: Ledger = field(default_factory=Ledger)
-    folder: Path | None = None
-    notify: Callable[[dict[str, Any]], None] = lambda event: None
-    warn: Callable[[str], None] = lambda sentence: None
-
-
-@dataclass
-class Outcome:
-    """What a training run leaves: how far it came, and what was measured on the way."""
-
-    steps: int
-    planned: int
-    stopped_early: bool
-    best_step: int | None
-    best_score: float | None
-    history: list[dict[str, Any]]
-    resumed_from: int | None
-    resume_differences: list[str]
-    losses: list[float]
+Observed = tuple[np.ndarray, dict[str, np.ndarray]]  # rows, and what was recorded of them
 
 
 class TrainingLoop:
@@ -97,19 +51,32 @@ class TrainingLoop:
         self.training = training
         self.environment = dict(environment or {})
         self.device = training.accelerator.device
+        self.processes = processes_of(training.accelerator)
+        if not self.processes.is_first:
+            # Every process holds the same history; it is told once.
+            training.notify = _tell_nobody
+            training.warn = _tell_nobody
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
         self.resumed_from: int | None = None
         self.resume_differences: list[str] = []
-        self._stop_requested = threading.Event()
+        self._stop = StopSignals()
+        self._saved_step: int | None = None
+        self._best_of: dict[int, int] = {}  # the best step as each resume checkpoint knows it
         self.base_rates = [group["lr"] for group in training.optimizer.param_groups]
+        if training.accelerator.ddp_handler is None:
+            # Otherwise DDP regroups the gradients after its first step, and then adds them up in another order: with three
+            # processes or more a resumed run would differ in the last bits. It also allows for weights a batch does not use.
+            training.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        # The precision is the recipe's, whatever accelerate is configured for.
+        training.accelerator.native_amp = False
         self.model = training.accelerator.prepare_model(training.models.main)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
         self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
         self.warmup = warmup_steps(training.schedule.steps, training.settings.warmup)
         self.checkpoints = CheckpointFolder(training.folder / "checkpoints", warn=training.warn) if training.folder else None
-        self.best = CheckpointFolder(best_folder(training.folder), warn=training.warn) if training.folder else None
+        self.best = CheckpointFolder(best_folder(training.folder), keep=1, warn=training.warn) if training.folder else None
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -125,7 +92,8 @@ class TrainingLoop:
         saved = journaled = time.monotonic()
         plan: list[np.ndarray] = []
         planned_epoch = -1
-        with self._signals():
+        journal_seconds = min(JOURNAL_SECONDS, t.settings.checkpoint_seconds / JOURNALS_PER_CHECKPOINT)
+        with self._stop, kept_memory():
             while self.step < t.schedule.steps and not stopped:
                 epoch = t.schedule.epoch_of(self.step)
                 if epoch != planned_epoch:
@@ -136,19 +104,24 @@ class TrainingLoop:
                     self._end_of_epoch(epoch)
                 if self._evaluation_is_due():
                     stopped = self._evaluate()
-                now = time.monotonic()
-                if now - journaled >= JOURNAL_SECONDS:
+                now, first = time.monotonic(), self.processes.is_first
+                # Signals and clocks reach the processes at different steps; they act on them at the same one.
+                interrupted, save, journal = self.processes.any(
+                    self._stop.requested,
+                    first and now - saved >= t.settings.checkpoint_seconds,
+                    first and now - journaled >= journal_seconds,
+                )
+                if journal:
                     self._journal()
                     journaled = now
-                if self._stop_requested.is_set():
-                    self._save()
-                    raise Interrupted(
-                        f"interrupted at step {self.step} of {t.schedule.steps}; run the same command again to resume"
-                    )
-                if now - saved >= t.settings.checkpoint_seconds:
+                if save or interrupted:
                     self._save()
                     saved = time.monotonic()
-        self._save()
+                if interrupted:
+                    raise self._interrupted()
+            self._save()
+            if self.processes.any(self._stop.requested)[0]:
+                raise self._interrupted()
         return Outcome(
             steps=self.step,
             planned=t.schedule.steps,
@@ -161,6 +134,12 @@ class TrainingLoop:
             losses=self.losses,
         )
 
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(
+            f"interrupted at step {self.step} of {self.training.schedule.steps}, which is saved; "
+            "run the same command again to resume"
+        )
+
     # -- one step --------------------------------------------------------------------------------------------------
 
     def _train_step(self, rows: np.ndarray, epoch: int) -> None:
@@ -168,10 +147,10 @@ class TrainingLoop:
         started = time.perf_counter()
         self.model.train()
         batches = list(self._micro_batches(rows))
-        units = self._sum_over_processes(sum(float((batch.weights * t.task.units(batch)).double().sum()) for batch in batches))
+        units = self.processes.sum(sum(float((batch.weights * t.task.units(batch)).double().sum()) for batch in batches))
         self._set_learning_rate()
         t.optimizer.zero_grad(set_to_none=True)
-        flops_before, total, tokens = t.flops.spent, 0.0, 0
+        flops_before, total, seen = t.flops.spent, 0.0, []
         for index, batch in enumerate(batches):
             size, length = batch.inputs["input_ids"].shape
             with t.flops.count("train", size, length), self._synchronise(index == len(batches) - 1):
@@ -180,10 +159,11 @@ class TrainingLoop:
                 # Averaging over processes divides by their number; the step's units are already over all of them.
                 (loss.total / units * t.accelerator.num_processes).backward()
             total += float(loss.total.detach())
-            tokens += size * length
             if t.dynamics is not None and t.dynamics_mode == "online":
-                self._observe(t.dynamics, epoch, batch, t.task.record(loss.outputs, batch))
-        mean_loss = self._sum_over_processes(total) / units
+                seen.append(observed(batch, t.task.record(loss.outputs, batch)))
+        if seen:
+            self._observe(epoch, seen)
+        mean_loss = self.processes.sum(total) / units
         self._require_finite(mean_loss, "loss")
         if t.settings.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.settings.clip)
@@ -192,10 +172,10 @@ class TrainingLoop:
         self.losses.append(mean_loss)
         t.ledger.add(
             "training",
-            flops=t.flops.spent - flops_before,
+            flops=self.processes.total(t.flops.spent - flops_before),
             seconds=time.perf_counter() - started,
             examples=len(rows),
-            tokens=tokens,
+            tokens=int(t.data.lengths[rows].sum()),
             steps=1,
         )
         t.notify({"event": "step", "step": self.step + 1, "steps": t.schedule.steps, "epoch": epoch, "loss": mean_loss})
@@ -203,8 +183,7 @@ class TrainingLoop:
     def _micro_batches(self, rows: np.ndarray) -> Iterator[Batch]:
         t = self.training
         weights = np.ones(len(rows)) if t.weights is None else t.weights[rows]
-        process, processes = t.accelerator.process_index, t.accelerator.num_processes
-        rows, weights = share_of_process(rows, weights, process, processes)
+        rows, weights = share_of_process(rows, weights, self.processes.index, self.processes.count)
         size = t.settings.micro_batch_size or t.settings.batch_size
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
@@ -224,32 +203,32 @@ class TrainingLoop:
             with self.training.accelerator.no_sync(self.model):
                 yield
 
-    def _sum_over_processes(self, value: float) -> float:
-        if self.training.accelerator.num_processes == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        return float(self.training.accelerator.reduce(tensor, reduction="sum"))
-
-    def _observe(self, dynamics: DynamicsBuffer, epoch: int, batch: Batch, values: Mapping[str, torch.Tensor]) -> None:
-        rows = batch.rows.cpu().numpy()
-        arrays = {name: value.numpy() for name, value in values.items()}
-        if self.training.accelerator.num_processes == 1:
-            dynamics.observe(epoch, rows, arrays)
+    def _observe(self, epoch: int, seen: list[Observed]) -> None:
+        """Every process books what all have seen, so that all hold the same dynamics; repeated fill-ins drop out by id."""
+        dynamics = self.training.dynamics
+        if dynamics is None:
             return
-        from accelerate.utils import gather_object
-
-        # Every process books the whole step, so that all hold the same dynamics; repeated fill-ins drop out by id.
-        for their_rows, their_arrays in gather_object([(rows, arrays)]):
-            dynamics.observe(epoch, their_rows, their_arrays)
+        for theirs in self.processes.gather(seen):
+            for rows, values in theirs:
+                dynamics.observe(epoch, rows, values)
 
     def _require_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):
             return
+        if what == "loss" and self.checkpoints is not None and self.processes.is_first:
+            self.checkpoints.discard(self.step)  # its weights gave this loss: it is not the last good one
+        raise UserError(self._diverged(f"the {what} became {value} at step {self.step + 1}"))
+
+    def _require_finite_weights(self) -> None:
+        """Nothing is measured or saved of weights that are not finite: without clipping no other check comes first."""
+        if not all(bool(torch.isfinite(p.detach()).all()) for p in self.unwrapped.parameters() if p.requires_grad):
+            raise UserError(self._diverged(f"the weights became infinite or NaN at step {self.step}"))
+
+    def _diverged(self, what: str) -> str:
         kept = self.checkpoints.steps() if self.checkpoints else []
         last = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint had been due yet"
-        raise UserError(
-            f"the {what} became {value} at step {self.step + 1} of {self.training.schedule.steps} "
-            f"and training stopped ({last}); "
+        return (
+            f"{what} of {self.training.schedule.steps} and training stopped ({last}); "
             "try a lower learning_rate, a longer warmup, clip: 1.0, or precision: fp32"
         )
 
@@ -259,10 +238,10 @@ class TrainingLoop:
         t = self.training
         if t.dynamics is None or t.dynamics_mode != "epoch_end":
             return
-        started, before, tokens = time.perf_counter(), t.flops.spent, 0
+        started, before = time.perf_counter(), t.flops.spent
         rows = np.unique(t.schedule.rows)
         batches = predict_batches(
-            self.model,
+            self.unwrapped,  # the wrapper talks to the other processes, whose shares may have another number of batches
             t.task,
             t.data,
             rows=rows,
@@ -270,13 +249,17 @@ class TrainingLoop:
             precision=t.precision,
             device=self.device,
             flops=t.flops,
+            processes=self.processes,
         )
-        for batch, outputs in batches:
-            values = {name: value.numpy() for name, value in t.task.record(outputs, batch).items()}
-            t.dynamics.observe(epoch, batch.rows.cpu().numpy(), values)
-            tokens += batch.inputs["input_ids"].numel()
-        flops, seconds = t.flops.spent - before, time.perf_counter() - started
-        t.ledger.add("scoring", flops=flops, seconds=seconds, examples=len(rows), tokens=tokens)
+        seen = [observed(batch, t.task.record(outputs, batch)) for batch, outputs in batches]
+        self._observe(epoch, seen)
+        t.ledger.add(
+            "scoring",
+            flops=self.processes.total(t.flops.spent - before),
+            seconds=time.perf_counter() - started,
+            examples=len(rows),
+            tokens=int(t.data.lengths[rows].sum()),
+        )
 
     def evaluation_interval(self) -> int:
         """Steps between evaluations: as set, a share of the plan if below 1, by default an epoch."""
@@ -294,9 +277,12 @@ class TrainingLoop:
         """Measure on the validation sets; returns whether to stop now."""
         t = self.training
         assert t.validate is not None
+        self._require_finite_weights()
         started, before = time.perf_counter(), t.flops.spent
-        scores = {name: dict(metrics) for name, metrics in t.validate(self.unwrapped).items()}
-        t.ledger.add("evaluation", flops=t.flops.spent - before, seconds=time.perf_counter() - started)
+        measured = {name: dict(metrics) for name, metrics in t.validate(self.unwrapped).items()}
+        scores = self.processes.from_first(measured)  # one decision, even where the last digits differ
+        flops = self.processes.total(t.flops.spent - before)
+        t.ledger.add("evaluation", flops=flops, seconds=time.perf_counter() - started)
         entry = {
             "step": self.step,
             "epoch": self.step / t.schedule.steps_per_epoch,
@@ -308,8 +294,8 @@ class TrainingLoop:
         if t.stopping is None or t.stop_score is None:
             return False
         stop = t.stopping.update(self.step, t.stop_score(scores))
-        if t.keep_best and self.best is not None and t.stopping.best_step == self.step and t.accelerator.is_main_process:
-            self.best.save(self.step, {"model": dict(self.unwrapped.state_dict())}, {"score": t.stopping.best_score})
+        if t.keep_best and t.stopping.best_step == self.step:
+            self._save_best(t.stopping.best_score)
         return stop
 
     def _recent_loss(self) -> float:
@@ -324,38 +310,62 @@ class TrainingLoop:
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        t = self.training
-        if self.checkpoints is None:
+        folder = self.checkpoints
+        if folder is None:
             return
-        t.ledger.observe_memory("training")
+        ledger = self.training.ledger
+        ledger.observe_memory("training")
+        for peaks in self.processes.gather(ledger.peak_memory):
+            ledger.raise_peaks(peaks)
         self._journal()
-        t.accelerator.wait_for_everyone()
-        if t.accelerator.is_main_process:
-            trees = {"model": dict(self.unwrapped.state_dict()), "training": self._state()}
-            self.checkpoints.save(self.step, trees, self.environment)
-        t.accelerator.wait_for_everyone()
+        if self.step == self._saved_step:
+            return
+        self._require_finite_weights()
+        stopping = self.training.stopping
+        if stopping is not None and stopping.best_step is not None:
+            self._best_of[self.step] = stopping.best_step
+        states = self.processes.gather(rng.capture())
 
-    def _state(self) -> dict[str, Any]:
+        def save() -> None:
+            trees = {"model": dict(self.unwrapped.state_dict()), "training": self._state(states)}
+            folder.save(self.step, trees, self.environment)
+
+        self.processes.once(save)
+        self._saved_step = self.step
+
+    def _save_best(self, score: float | None) -> None:
+        best = self.best
+        if best is not None:
+            trees = {"model": dict(self.unwrapped.state_dict())}
+            # A resume from an older checkpoint needs the best of its own time.
+            needed = {self._best_of.get(step, step) for step in (self.checkpoints.steps() if self.checkpoints else [])}
+            self.processes.once(lambda: best.save(self.step, trees, {"score": score}, keep_steps=needed))
+
+    def _state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
         t = self.training
         return {
             "step": self.step,
             "optimizer": t.optimizer.state_dict(),
-            "rng": rng.capture(),
+            "rng": random_states[0],
+            "rng_of_others": random_states[1:],
             "history": self.history,
             "losses": np.asarray(self.losses, dtype=np.float64),
             "dynamics": None if t.dynamics is None else t.dynamics.state(),
             "stopping": None if t.stopping is None else t.stopping.state(),
+            "best_of": self._best_of,
+            "resume_differences": self.resume_differences,
             "flops": t.flops.state(),
             "ledger": t.ledger.state(),
         }
 
     def _journal(self) -> None:
-        if self.training.folder is not None and self.training.accelerator.is_main_process:
-            self.training.ledger.journal(self.training.folder / "ledger.jsonl")
+        folder, ledger = self.training.folder, self.training.ledger
+        if folder is not None:
+            self.processes.once(lambda: ledger.journal(folder / "ledger.jsonl"))
 
     def _resume(self) -> None:
         t = self.training
-        found = self.checkpoints.newest_valid() if self.checkpoints else None
+        found = self._newest_checkpoint()
         if found is None:
             if t.folder is not None:
                 t.ledger = Ledger.resume(None, t.folder / "ledger.jsonl", prepared=t.ledger)
@@ -363,7 +373,7 @@ class TrainingLoop:
         state = found.trees["training"]
         self.unwrapped.load_state_dict(found.trees["model"])
         t.optimizer.load_state_dict(state["optimizer"])
-        self.step = self.resumed_from = int(state["step"])
+        self.step = self.resumed_from = self._saved_step = int(state["step"])
         self.history, self.losses = list(state["history"]), [float(value) for value in state["losses"]]
         if t.dynamics is not None and state["dynamics"] is not None:
             t.dynamics.load_state(state["dynamics"])
@@ -372,33 +382,48 @@ class TrainingLoop:
         t.flops.load_state(state["flops"])
         assert t.folder is not None
         t.ledger = Ledger.resume(state["ledger"], t.folder / "ledger.jsonl", prepared=t.ledger)
-        rng.restore(state["rng"])
+        self._restore_random(state)
         t.notify({"event": "resumed", "step": self.step, "steps": t.schedule.steps})
-        self.resume_differences = differences(found.info, self.environment)
-        if self.resume_differences:
+        self._best_of = dict(state.get("best_of", {}))
+        self.resume_differences = list(state.get("resume_differences", []))
+        new = differences(found.info, self.environment)
+        if new:
+            self.resume_differences += [sentence for sentence in new if sentence not in self.resume_differences]
             t.warn(
-                f"resuming at step {self.step} under other conditions ({'; '.join(self.resume_differences)}): "
+                f"resuming at step {self.step} under other conditions ({'; '.join(new)}): "
                 "the result may differ in the last digits from an undisturbed run, and it is marked"
             )
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a stop at the next step; a second Ctrl-C interrupts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    def _newest_checkpoint(self) -> LoadedCheckpoint | None:
+        """The first process chooses the checkpoint (and warns of damaged ones), so that all resume from the same step."""
+        folder = self.checkpoints
+        if folder is None:
+            return None
+        found = folder.newest_valid(usable=self._require_its_best) if self.processes.is_first else None
+        step = self.processes.from_first(None if found is None else found.step)
+        return found if step is None or found is not None else folder.load(step)
 
-        def request(number: int, frame: Any) -> None:
-            if self._stop_requested.is_set() and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._stop_requested.set()
+    def _require_its_best(self, found: LoadedCheckpoint) -> None:
+        """UserError where the best weights that a resume checkpoint counts on are gone or damaged."""
+        stopping = found.trees["training"]["stopping"]
+        if self.best is not None and self.training.keep_best and stopping is not None and stopping["best_step"] is not None:
+            self.best.load(stopping["best_step"], only=())
 
-        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _restore_random(self, state: Mapping[str, Any]) -> None:
+        """Each process takes up its own generators; one that the checkpoint does not know draws from a seed of its own."""
+        others, index = state.get("rng_of_others", []), self.processes.index
+        rng.restore(state["rng"] if index == 0 or index > len(others) else others[index - 1])
+        if index > len(others):
+            torch.manual_seed(self.processes.seed(self.step))
+
+
+def _tell_nobody(what: object) -> None:
+    pass
+
+
+def observed(batch: Batch, values: Mapping[str, torch.Tensor]) -> Observed:
+    """What the dynamics take of a batch: its rows and what the task records of them."""
+    return batch.rows.cpu().numpy(), {name: value.numpy() for name, value in values.items()}
 
 
 def best_folder(folder: Path) -> Path:

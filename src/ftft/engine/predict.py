@@ -9,6 +9,7 @@ import torch
 
 from ftft.engine.flops import FlopCounter
 from ftft.engine.precision import Precision, autocast
+from ftft.engine.processes import ALONE, Processes
 from ftft.tasks.contract import Batch, Prepared, Task
 
 
@@ -35,10 +36,12 @@ def predict_batches(
     precision: Precision = "fp32",
     device: torch.device | None = None,
     flops: FlopCounter | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Evaluation-mode outputs of the examples at ``rows`` (all by default), in batches of similar length.
 
-    Dropout is off and no random number is drawn, so a training run continues as if this had not happened.
+    Dropout is off and no random number is drawn, so a training run continues as if this had not happened. With several
+    ``processes`` each one gets its share of the very batches that one process would get.
     """
     device = device or next(model.parameters()).device
     rows = np.arange(len(data)) if rows is None else rows
@@ -48,7 +51,7 @@ def predict_batches(
     counter = flops or FlopCounter()
     try:
         with torch.no_grad():
-            for start in range(0, len(order), batch_size):
+            for start in range(processes.index * batch_size, len(order), processes.count * batch_size):
                 batch = to_device(task.collate(data, order[start : start + batch_size]), device)
                 size, length = batch.inputs["input_ids"].shape
                 with counter.count("predict", size, length), autocast(precision, device):
@@ -67,14 +70,19 @@ def predict(
     precision: Precision = "fp32",
     device: torch.device | None = None,
     flops: FlopCounter | None = None,
+    processes: Processes = ALONE,
 ) -> np.ndarray:
-    """Probabilities of every example in the data's own order, float32 [N, C]."""
-    result: np.ndarray | None = None
-    batches = predict_batches(model, task, data, batch_size=batch_size, precision=precision, device=device, flops=flops)
-    for batch, outputs in batches:
-        probabilities = task.probabilities(outputs).numpy()
-        if result is None:
-            result = np.zeros((len(data), probabilities.shape[1]), dtype=np.float32)
-        result[batch.rows.cpu().numpy()] = probabilities
-    assert result is not None, "there is nothing to predict"
+    """Probabilities of every example in the data's own order, float32 [N, C].
+
+    Several ``processes`` share the batches, and all get the whole; ``flops`` counts this process' share.
+    """
+    batches = predict_batches(
+        model, task, data, batch_size=batch_size, precision=precision, device=device, flops=flops, processes=processes
+    )
+    own = [(batch.rows.cpu().numpy(), task.probabilities(outputs).numpy()) for batch, outputs in batches]
+    parts = [part for theirs in processes.gather(own) for part in theirs]
+    assert parts, "there is nothing to predict"
+    result = np.zeros((len(data), parts[0][1].shape[1]), dtype=np.float32)
+    for rows, probabilities in parts:
+        result[rows] = probabilities
     return result

@@ -1,45 +1,27 @@
 """What every selector shares: a pool of examples matched with their dynamics, suspects dropped, a `Selection` made.
 
 A selector opens a :class:`Pool`, asks it for scores, lets it choose a number of rows, and lets it write down what was
-chosen. All refusals that do not depend on one method live here: other data's dynamics, evaluation data, too few rows.
+chosen. The refusals that do not depend on one method live here (too few rows), in ``pool_matching`` (other data's
+dynamics, evaluation data) and, for settings alone, in ``pool_checks``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ftft.dynamics.choosing import allocate, by_id, choose, rank, subset_size, whole_part
 from ftft.dynamics.parquet import fingerprint_dynamics
-from ftft.dynamics.scores import SCORES, choose_epochs, compute_score
+from ftft.dynamics.scores import choose_epochs, compute_score
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError, did_you_mean
 from ftft.methods.contract import Selection
-
-Apply = Literal["subset", "copies", "weights"]
-Balance = Literal["none", "class", "prior"] | dict[str, float]
-SuspectScore = Literal["confidence", "aum"]
-
-
-class LabelledExamples(Protocol):
-    """What a selector reads of the examples: `ftft.data.examples.Examples` has it, and so has any object of these four."""
-
-    @property
-    def ids(self) -> pa.Array: ...
-
-    @property
-    def labels(self) -> np.ndarray | None: ...
-
-    @property
-    def label_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def fingerprint(self) -> str: ...
+from ftft.methods.pool_checks import Apply, Balance, SuspectScore
+from ftft.methods.pool_matching import LabelledExamples, id_strings, match, refuse_evaluation
 
 
 @dataclass(frozen=True)
@@ -88,13 +70,13 @@ class Pool:
 
         Raises UserError for evaluation data, an empty pool, dynamics of other data, and epochs that were not recorded.
         """
-        _refuse_evaluation(examples, dynamics)
-        ids = _strings(examples.ids)
+        refuse_evaluation(examples, dynamics)
+        ids = id_strings(examples.ids)
         if len(ids) == 0:
             raise UserError("there are no examples to select from; the training set is empty")
         if dynamics is None and drop_suspects:
             raise UserError("drop_suspects needs training dynamics; name the stage that recorded them in use_dynamics_of")
-        at = None if dynamics is None else _match(examples, ids, dynamics)
+        at = None if dynamics is None else match(examples, ids, dynamics)
         chosen = None if dynamics is None else choose_epochs(dynamics, drop_first=drop_first_epochs, only=epochs)
         pool = cls(examples, ids, dynamics, at, np.zeros(len(ids), dtype=bool), chosen, seed)
         if drop_suspects:
@@ -250,82 +232,6 @@ def rule_of(method: Any, name: str, *, seed: int | None = None, **resolved: Any)
     return rule if seed is None else {**rule, "seed": seed}
 
 
-def check_size(fraction: float | None, count: int | None) -> None:
-    """UserError unless exactly one of the two is given and within its range."""
-    if (fraction is None) == (count is None):
-        given = "neither is given" if fraction is None else "both are given"
-        raise UserError(f"a selection needs either fraction (FTFT uses 0.33) or count, and {given}")
-    if fraction is not None and not 0 < fraction <= 1:
-        raise UserError(f"fraction is {fraction}; it must be above 0 and at most 1")
-    if count is not None and count < 1:
-        raise UserError(f"count is {count}; it must be at least 1")
-
-
-def check_score(name: str) -> None:
-    """UserError for a score that does not exist."""
-    if name not in SCORES:
-        raise UserError(f'there is no score "{name}"{did_you_mean(name, SCORES)}')
-
-
-def check_common(
-    *,
-    drop_suspects: float = 0.0,
-    suspect_score: str = "confidence",
-    apply: str = "subset",
-    copies: int = 1,
-    weight: float = 2.0,
-    epochs: Sequence[int] | None = None,
-    drop_first_epochs: int = 0,
-) -> None:
-    """UserError for a setting out of range; what needs no data is checked before any is read."""
-    if not 0 <= drop_suspects < 1:
-        raise UserError(f"drop_suspects is {drop_suspects}; it must be a share of at least 0 and below 1")
-    _check_choice("suspect_score", suspect_score, get_args(SuspectScore))
-    _check_choice("apply", apply, get_args(Apply))
-    if copies < 1:
-        raise UserError(f"copies is {copies}; it must be at least 1 extra copy of each selected example")
-    if not 0 < weight < float("inf"):
-        raise UserError(f"weight is {weight}; it must be a positive number")
-    if drop_first_epochs < 0:
-        raise UserError(f"drop_first_epochs is {drop_first_epochs}; it must be at least 0")
-    if epochs is not None and drop_first_epochs:
-        raise UserError("give either epochs or drop_first_epochs, not both")
-
-
-def check_compat(
-    compat: str | None,
-    *,
-    fraction: float | None,
-    balance: Balance,
-    drop_suspects: float,
-    known: Sequence[str] = ("ftft", "cartography"),
-) -> None:
-    """UserError for an unknown released rule, or one combined with what its code does not have."""
-    if compat is None:
-        return
-    _check_choice("compat", compat, known)
-    if fraction is None:
-        raise UserError(f"compat: {compat} is defined for a fraction; give fraction instead of count")
-    if balance != "none" or drop_suspects:
-        extra = "drop_suspects" if drop_suspects else "balancing over classes"
-        raise UserError(f"compat: {compat} reproduces released code that has no {extra}; leave out one of the two")
-
-
-def check_balance(balance: str | Mapping[str, float], where: str, known: Sequence[str] = ("none", "class", "prior")) -> None:
-    """UserError for an unknown balance, and for class shares given by hand that are negative or do not sum to 1."""
-    if not isinstance(balance, Mapping):
-        _check_choice(where, balance, known)
-        return
-    total = sum(balance.values())
-    if any(not share >= 0 for share in balance.values()) or not abs(total - 1) <= 1e-6:
-        raise UserError(f"{where} must give shares of at least 0 that sum to 1, and they sum to {total:g}")
-
-
-def _check_choice(where: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UserError(f'{where} cannot be "{value}"{did_you_mean(str(value), known)}')
-
-
 def _quotas_of_shares(shares: Mapping[str, float], names: list[str], k: int, room: np.ndarray) -> np.ndarray:
     shares = {str(name): share for name, share in shares.items()}
     for name in shares:
@@ -339,66 +245,3 @@ def _quotas_of_shares(shares: Mapping[str, float], names: list[str], k: int, roo
                 "ask for fewer examples or a smaller share"
             )
     return wanted
-
-
-def _strings(ids: pa.Array) -> pa.Array:
-    if isinstance(ids, pa.ChunkedArray):
-        ids = ids.combine_chunks()
-    return ids if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type) else ids.cast(pa.string())
-
-
-def _refuse_evaluation(examples: Any, dynamics: Dynamics | None) -> None:
-    """Evaluation data is never learned from: neither a set with a role, nor dynamics recorded on one."""
-    sentence = "evaluation data can never be selected from; select from the training examples"
-    if getattr(examples, "role", None) is not None or getattr(examples, "split", None) in ("validation", "test"):
-        raise UserError(f'"{getattr(examples, "name", "this set")}" is an evaluation set, and {sentence}')
-    split = None if dynamics is None else dynamics.metadata.get("split")
-    if split is not None and not str(split).startswith("train"):
-        raise UserError(f'these dynamics are of the split "{split}", and {sentence}')
-
-
-def _match(examples: LabelledExamples, ids: pa.Array, dynamics: Dynamics) -> np.ndarray | None:
-    """Each example's row in the dynamics (None: in the same order); UserError where they are of other data."""
-    at = None
-    theirs = _strings(dynamics.ids).cast(ids.type)
-    if not theirs.equals(ids):
-        found = pc.index_in(ids, value_set=theirs)
-        if found.null_count:
-            example = ids[int(np.flatnonzero(np.asarray(found.is_null()))[0])].as_py()
-            raise UserError(
-                f"these dynamics are of other data: {found.null_count} of {len(ids)} examples (for instance {example!r}) are "
-                f"not among their {len(dynamics)} ids; record dynamics on the examples that are selected from"
-            )
-        at = found.to_numpy().astype(np.int64)
-    expected = dynamics.metadata.get("data_fingerprint")
-    if expected and examples.fingerprint and expected != examples.fingerprint:
-        raise UserError(
-            f"these dynamics are of other data: all {len(ids)} ids are among their {len(dynamics)}, but the examples' contents "
-            f"differ from those recorded (fingerprint {examples.fingerprint[:12]}, not {expected[:12]}); record them again"
-        )
-    _compare_labels(examples, ids, dynamics, at)
-    return at
-
-
-def _compare_labels(examples: LabelledExamples, ids: pa.Array, dynamics: Dynamics, at: np.ndarray | None) -> None:
-    if dynamics.gold is None or examples.labels is None:
-        return
-    gold = np.asarray(dynamics.gold, dtype=np.int64)
-    gold = gold if at is None else gold[at]
-    theirs = [str(name) for name in dynamics.metadata.get("label_names") or ()]
-    ours = [str(name) for name in examples.label_names]
-    if len(gold) and (gold.min() < 0 or (theirs and gold.max() >= len(theirs))):
-        raise UserError(
-            f"these dynamics are damaged: they hold gold labels from {gold.min()} to {gold.max()} for the names {theirs}"
-        )
-    if theirs and theirs != ours:
-        # -1 stands for a label the examples do not have: it differs from every label.
-        index_of = {name: index for index, name in enumerate(ours)}
-        gold = np.array([index_of.get(name, -1) for name in theirs], dtype=np.int64)[gold]
-    differs = gold != examples.labels
-    if differs.any():
-        example = ids[int(np.flatnonzero(differs)[0])].as_py()
-        raise UserError(
-            f"these dynamics were recorded with other labels: {int(differs.sum())} of {len(ids)} examples differ "
-            f"(for instance {example!r}); record them again, or correct the labels or their order"
-        )

@@ -8,6 +8,7 @@ a module. Where such a name is one of our own, ours is used.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ftft.validation import check, check_keys, join, plain, show
 PACKAGE = Path(__file__).resolve().parent.parent
 GROUP = "ftft.methods"
 TASKS = "tasks"
+SUBJECT = re.compile(r"\w+(?=[:.]| is | are | must | cannot )")
 
 
 def list_methods(question: str | None = None) -> list[MethodHeader]:
@@ -122,8 +124,17 @@ def _construct(found: MethodHeader, settings: dict[str, Any], where: str) -> Any
             f"{where}: {found.name} needs the package {error.name}, which is not installed; install it or choose another method"
         ) from None
     except (ValueError, UserError) as error:  # what a method's own __post_init__ says of settings that do not go together
-        sentence = str(error)
-        raise UserError(sentence if sentence.startswith(where) else f"{where}: {sentence}") from error
+        raise UserError(_placed(str(error), found, where)) from error
+
+
+def _placed(sentence: str, found: MethodHeader, where: str) -> str:
+    """The sentence led by its place in the recipe: where it says something of a setting by name (``window is 1; ...``,
+    ``parts.0.score: ...``), by that setting's path."""
+    if sentence.startswith(where):
+        return sentence
+    subject = SUBJECT.match(sentence)
+    named = subject is not None and subject[0] in (setting.name for setting in found.settings)
+    return f"{where}.{sentence}" if named else f"{where}: {sentence}"
 
 
 def _named(section: Mapping[str, Any] | str, where: str) -> tuple[Mapping[str, Any], str]:

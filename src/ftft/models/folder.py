@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import struct
@@ -33,6 +34,7 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+SENTENCEPIECE_NEEDS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # package -> module
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format itself
 NEEDED = ["*.json", "*.txt", "*.model", "*.md", "*.jinja"]
 
@@ -202,6 +204,34 @@ def read_safetensors_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]
 def has_tokenizer(folder: Path) -> bool:
     """Whether a file that a tokenizer can be made from is there."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def require_tokenizer(folder: ModelFolder, where: str) -> None:
+    """UserError when no file is there that a tokenizer can be made from, or only one that needs a package not installed.
+
+    transformers converts a sentencepiece file (``spm.model``) with the packages sentencepiece and protobuf; without them it
+    takes the file for another kind of tokenizer, and says so in words about its bytes.
+    """
+    found = [name for name in TOKENIZER_FILES if (folder.path / name).is_file()]
+    if folder.code:
+        return
+    if not found:
+        raise UserError(
+            f"{where}: {folder.path} has no tokenizer (tokenizer.json or vocab.txt); copy the base model's files beside it"
+        )
+    missing = [package for package, module in SENTENCEPIECE_NEEDS.items() if not _is_installed(module)]
+    if missing and all(name.endswith(".model") for name in found):
+        raise UserError(
+            f"{where}: the tokenizer in {folder.path} is a sentencepiece file ({found[0]}), and to read it the Python "
+            f'package{"s" * (len(missing) > 1)} {" and ".join(missing)} must be installed: pip install "ftft[paper]"'
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name
+        return False
 
 
 def _name(settings: ModelSettings) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ftft.errors import UserError
 from ftft.files import sha256_file
-from ftft.models.folder import ModelFolder, has_tokenizer, open_folder
+from ftft.models.folder import ModelFolder, has_tokenizer, open_folder, require_tokenizer
 from ftft.models.settings import ModelSettings
 
 LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h|blocks?)\.(\d+)\.")
@@ -59,11 +59,7 @@ def inspect(settings: ModelSettings, where: str = "model") -> ModelHeader:
             f"{where}.keep_layers is {settings.keep_layers}, but the model has {layers or 'an unknown number of'} layers"
             + (f"; give a number from 1 to {layers}" if layers else "")
         )
-    tokenizer = has_tokenizer(folder.path)
-    if not tokenizer and not folder.code:
-        raise UserError(
-            f"{where}: {folder.path} has no tokenizer (tokenizer.json or vocab.txt); copy the base model's files beside it"
-        )
+    require_tokenizer(folder, where)
     sizes = _sizes(folder, settings)
     card = _card(folder.path)
     named = config.get("id2label") or {}
@@ -77,12 +73,21 @@ def inspect(settings: ModelSettings, where: str = "model") -> ModelHeader:
         kept_parameters=sum(size for name, size in sizes.items() if _is_kept(name, settings.keep_layers)),
         max_positions=_first(config, POSITION_KEYS),
         labels=tuple(str(named[key]) for key in sorted(named, key=int)),
-        has_tokenizer=tokenizer,
+        has_tokenizer=has_tokenizer(folder.path),
         license=str(card["license"]) if card.get("license") else None,
         datasets=_strings(card.get("datasets")),
         names=tuple(dict.fromkeys([*folder.lineage(), *_strings(card.get("base_model"))])),
         sha256=sha256_file(folder.weights[0]) if len(folder.weights) == 1 else None,
     )
+
+
+def require_positions(header: ModelHeader, max_length: int, where: str) -> None:
+    """UserError, led by ``where``, for inputs of more tokens than the model has positions for."""
+    if header.max_positions is not None and 0 < header.max_positions < max_length:
+        raise UserError(
+            f"{where}: the model has positions for {header.max_positions} tokens, but task.max_length is {max_length}; "
+            f"give at most {header.max_positions}"
+        )
 
 
 def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:

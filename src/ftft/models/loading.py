@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftft.errors import UserError
-from ftft.models.folder import ModelFolder, folder_at, has_tokenizer, open_folder
+from ftft.models.folder import ModelFolder, folder_at, open_folder, require_tokenizer
 from ftft.models.folder import resolve as resolve
 from ftft.models.quiet import quiet_transformers
 from ftft.models.settings import ModelSettings
@@ -94,9 +94,10 @@ def _load(
         order = _row_order(own_names, names, take_unnamed=require_head)
         head = _settle_head(model, info, len(names), order, seed)
         if head == "new" and require_head:
+            own = f" (its head is for the {len(own_names)} labels {', '.join(own_names)})" if _has_head(model, info) else ""
             raise UserError(
-                f"{where}: the model in {folder.path} has no classification head for the labels {', '.join(names)}; "
-                "give a model that was fine-tuned for them"
+                f"{where}: the model in {folder.path} has no classification head for the {len(names)} labels "
+                f"{', '.join(names)}{own}; give a model that was fine-tuned for them"
             )
         layers = len(blocks_of(model)[1]) if settings.keep_layers is not None else getattr(config, "num_hidden_layers", None)
         if settings.keep_layers is not None:
@@ -126,10 +127,7 @@ def load_tokenizer(folder: ModelFolder, where: str) -> Any:
     """The tokenizer of a model folder, padding on the right; UserError when there is none or it cannot be read."""
     from transformers import AutoTokenizer
 
-    if not has_tokenizer(folder.path) and not folder.code:
-        raise UserError(
-            f"{where}: {folder.path} has no tokenizer (tokenizer.json or vocab.txt); copy the base model's files beside it"
-        )
+    require_tokenizer(folder, where)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=folder.code)
     except Exception as error:  # tokenizers, sentencepiece and converters each raise what they like
@@ -252,6 +250,13 @@ def _settle_head(model: Any, info: dict[str, Any], labels: int, order: list[int]
         for parameter in layer.parameters():
             parameter.copy_(parameter[order].clone())
     return "reordered"
+
+
+def _has_head(model: Any, info: dict[str, Any]) -> bool:
+    """Whether the checkpoint holds the layer that gives the logits, perhaps for another number of labels."""
+    from ftft.modelmap import label_layer
+
+    return f"{label_layer(model, model.config.num_labels)[0]}.weight" not in info["missing_keys"]
 
 
 def _fit_together(model: Any, tokenizer: Any, where: str) -> None:

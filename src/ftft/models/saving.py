@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ftft.errors import UserError
-from ftft.files import explain_os_error, flush_file, flush_folder, write_json, write_text
+from ftft.files import (
+    explain_os_error,
+    flush_file,
+    flush_folder,
+    replace_folder,
+    safetensors_os_error,
+    write_json,
+    write_text,
+)
 from ftft.models.folder import MODEL_FILE
 from ftft.models.quiet import quiet_transformers
 
@@ -37,16 +45,15 @@ def save_model(
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         _write(beside, model, tokenizer, metadata or {}, card)
-        _replace(beside, folder)
+        replace_folder(beside, folder)
     except OSError as error:
         raise explain_os_error(error, folder) from error
     except Exception as error:
         # safetensors reports the system's errors as its own class, with the system's words in the message.
         if type(error).__name__ != "SafetensorError":
             raise
-        full = "No space left" in str(error) or "os error 28" in str(error)
-        reason = "the disk is full; free some space and run the same command again" if full else str(error)
-        raise UserError(f"cannot write {folder}: {reason}") from error
+        system = safetensors_os_error(error)
+        raise (explain_os_error(system, folder) if system else UserError(f"cannot write {folder}: {error}")) from error
     finally:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
@@ -68,22 +75,6 @@ def _write(folder: Path, model: Any, tokenizer: Any, metadata: Mapping[str, Any]
         if path.is_file():
             flush_file(path)
     flush_folder(folder)
-
-
-def _replace(new: Path, folder: Path) -> None:
-    """Put ``new`` in the place of ``folder``. A folder cannot be renamed over a full one, so the old one steps aside first."""
-    old = folder.with_name(f".{folder.name}.old.tmp")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    flush_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_model_or_empty(folder: Path) -> bool:

@@ -70,10 +70,13 @@ def _metrics(result: Mapping[str, Any], main: str) -> list[str]:
     for one in sets:
         figures = [metric(result, main, one.name, "metrics", name) for name in ("accuracy", "macro_f1")]
         figures += [metric(result, other, one.name, "metrics", "accuracy")] if other else []
-        role = ROLE_NAMES.get(one.role, one.role)
+        role = ROLE_NAMES.get(one.role, one.role) + (" (seen)" if one.seen_by else "")
         shown = ["-" if entry is None else with_interval(entry) for entry in figures]
         rows.append([one.name, role, one.split, count(one.n), *shown])
-    return ["## Metrics", _table(heads, rows), f"In brackets {level(result)} bootstrap intervals over the evaluation sets."]
+    note = f"In brackets {level(result)} bootstrap intervals over the evaluation sets."
+    if any(one.seen_by for one in sets):
+        note += " Seen: a model of the run was trained on this set, so it is in no OOD mean."
+    return ["## Metrics", _table(heads, rows), note]
 
 
 def _training(result: Mapping[str, Any], main: str) -> list[str]:

@@ -53,7 +53,7 @@ def draw_map(data_map: DataMap, parts: Parts) -> Markup:
                 look = {"class": "chosen" if picked else "rest", "style": f"fill:var({kind.colour})"}
                 groups.append(tag("g", _dots(points[inside], kind.shape, radii[picked]), attributes=look))
     area: Attributes = {"class": "axis", "x": LEFT, "y": TOP, "width": SIZE - LEFT - RIGHT, "height": SIZE - TOP - BOTTOM}
-    named = f"Data map of stage {data_map.stage}"
+    named = f"Data map {data_map.of}"
     drawing = tag(
         "svg",
         frame.axes(

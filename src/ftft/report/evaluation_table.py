@@ -22,7 +22,12 @@ def print_evaluation(figures: Mapping[str, Mapping[str, Any]], console: Console)
         table.add_column(name, justify="right")
     for name, one in figures.items():
         values = [_with_interval(one["metrics"][metric]) for metric in SHOWN]
-        table.add_row(Text(name), f"{one['role']}, {one['split']}", f"{one['n']:,}", *values)
+        table.add_row(
+            Text(name),
+            f"{one['role']}, {one['split']}{', seen by the model' if one.get('seen') else ''}",
+            f"{one['n']:,}",
+            *values,
+        )
     console.print(table)
 
 

@@ -7,10 +7,12 @@ validation sets. No rounding here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
+
+from ftft.run.comparing import SetRole, averaged
 
 ROLES = ("id", "ood", "forget")
 ROLE_NAMES = {"id": "in distribution", "ood": "out of distribution", "forget": "earlier knowledge"}
@@ -33,12 +35,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class SetFigures:
-    """An evaluation set: ``n`` examples."""
+    """An evaluation set: ``n`` examples. ``seen_by``: the stages whose model was trained on it, so that it is not OOD."""
 
     name: str
     role: str
     split: str
     n: int | None
+    seen_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,15 +112,36 @@ def evaluation_sets(result: Mapping[str, Any]) -> list[SetFigures]:
         for name, one in (dig(result, "stages", stage, "evaluation") or {}).items():
             if name not in found:
                 role, split = str(dig(one, "role") or "ood"), str(dig(one, "split") or "test")
-                found[name] = SetFigures(name, role, split, whole(dig(one, "n")))
+                seen = dig(result, "data", "evaluation", name, "seen_by")
+                seen_by = tuple(map(str, seen)) if isinstance(seen, Mapping) else ()
+                found[name] = SetFigures(name, role, split, whole(dig(one, "n")), seen_by)
     ranks = {role: rank for rank, role in enumerate(ROLES)}
     return sorted(found.values(), key=lambda one: (ranks.get(one.role, len(ROLES)), one.split != "test"))
 
 
 def mean_sets(sets: Sequence[SetFigures], role: str) -> list[SetFigures]:
-    """The sets that the mean of a role is over: its test sets, else its validation sets."""
-    own = [one for one in sets if one.role == role]
-    return [one for one in own if one.split == "test"] or own
+    """The sets that the mean of a role is over: its test sets, else its validation sets; of OOD sets only those that no
+    model of the run has seen (:func:`ftft.run.comparing.averaged`)."""
+    names = averaged((SetRole(one.name, one.role, one.split, bool(one.seen_by)) for one in sets), role)
+    return [one for one in sets if one.name in names]
+
+
+def seen_sets(sets: Sequence[SetFigures]) -> list[SetFigures]:
+    """The OOD sets that are in no mean, because a model of the run was trained on them."""
+    return [one for one in sets if one.role == "ood" and one.seen_by]
+
+
+def left_out(sets: Sequence[SetFigures]) -> str:
+    """Which sets the OOD mean leaves out and why, as a sentence without its end; "" where it leaves out none."""
+    seen = seen_sets(sets)
+    if not seen:
+        return ""
+    names = ", ".join(one.name for one in seen)
+    stages = ", ".join(dict.fromkeys(stage for one in seen for stage in one.seen_by))
+    seen_before = f"seen before by the models of {stages} (see the warnings)"
+    if mean_sets(sets, "ood"):
+        return f"the OOD mean leaves out {names}, {seen_before}"
+    return f"there is no OOD mean: {names} {'was' if len(seen) == 1 else 'were'} {seen_before}"
 
 
 def mean_metric(result: Mapping[str, Any], stage: str, sets: Sequence[SetFigures], name: str = "accuracy") -> float | None:
@@ -125,6 +149,55 @@ def mean_metric(result: Mapping[str, Any], stage: str, sets: Sequence[SetFigures
     values = [metric(result, stage, one.name, "metrics", name) for one in sets]
     known = [one.value for one in values if one is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def mean_interval(result: Mapping[str, Any], stage: str, role: str, name: str = "accuracy") -> Interval | None:
+    """A stage's mean over a role's sets, with its interval where the result has it for these very sets."""
+    over = mean_sets(evaluation_sets(result), role)
+    value = mean_metric(result, stage, over, name)
+    found = dig(result, "stages", stage, "means", role)
+    known = interval(dig(found, name)) if _of_sets(found, over) else None
+    return known if known is not None or value is None else Interval(value)
+
+
+def set_difference(result: Mapping[str, Any], stage: str, set_name: str, name: str = "accuracy") -> Interval | None:
+    """A stage minus the baseline on a set: with the paired interval where the result has one, else the difference alone;
+    None for the baseline itself and without one."""
+    versus, values = _against(result, stage, lambda one: _value(metric(result, one, set_name, "metrics", name)))
+    return interval(dig(versus, "sets", set_name, name)) or _minus(values)
+
+
+def mean_difference(result: Mapping[str, Any], stage: str, role: str, name: str = "accuracy") -> Interval | None:
+    """A stage minus the baseline on the mean of a role; as :func:`set_difference`."""
+    over = mean_sets(evaluation_sets(result), role)
+    versus, values = _against(result, stage, lambda one: mean_metric(result, one, over, name))
+    found = dig(versus, "means", role)
+    return (interval(dig(found, name)) if _of_sets(found, over) else None) or _minus(values)
+
+
+def _against(
+    result: Mapping[str, Any], stage: str, value: Callable[[str], float | None]
+) -> tuple[Any, tuple[float | None, float | None]]:
+    """The stage's comparison with the result's baseline, and the values of both; Nones where there is nothing to compare."""
+    baseline = result.get("baseline")
+    if baseline == stage or baseline not in stage_names(result):
+        return None, (None, None)
+    versus = dig(result, "stages", stage, "versus_baseline")
+    return (versus if dig(versus, "baseline") == baseline else None), (value(stage), value(str(baseline)))
+
+
+def _value(entry: Interval | None) -> float | None:
+    return None if entry is None else entry.value
+
+
+def _minus(values: tuple[float | None, float | None]) -> Interval | None:
+    mine, theirs = values
+    return None if mine is None or theirs is None else Interval(mine - theirs)
+
+
+def _of_sets(found: Any, over: Sequence[SetFigures]) -> bool:
+    names = dig(found, "sets")
+    return isinstance(names, (list, tuple)) and sorted(map(str, names)) == sorted(one.name for one in over)
 
 
 def level(result: Mapping[str, Any]) -> str:
@@ -192,6 +265,14 @@ def without_folders(document: Any) -> Any:
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as per cent without the sign; "-" for None."""
     return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def points(entry: Interval | None) -> str:
+    """A difference in percentage points with its interval, "-1.2 [-2.5, +0.1]"; "-" for None."""
+    if entry is None:
+        return "-"
+    limits = "" if entry.low is None or entry.high is None else f" [{100 * entry.low:+.1f}, {100 * entry.high:+.1f}]"
+    return f"{100 * entry.value:+.1f}{limits}"
 
 
 def count(value: int | None) -> str:

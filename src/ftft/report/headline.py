@@ -10,12 +10,18 @@ from ftft.report.figures import (
     ROLE_NAMES,
     Interval,
     SetFigures,
+    dig,
     evaluation_sets,
+    left_out,
     level,
-    mean_metric,
+    mean_difference,
+    mean_interval,
     mean_sets,
     metric,
     percent,
+    points,
+    seen_sets,
+    set_difference,
     stage_figures,
     stage_names,
 )
@@ -58,9 +64,12 @@ def headline(result: Mapping[str, Any]) -> Headline:
 
 
 def _caution(result: Mapping[str, Any]) -> str:
+    sets = evaluation_sets(result)
+    without = left_out(sets)
     return (
-        f"One seed: direction only. The {level(result)} intervals are those of the evaluation sets' sampling; "
-        "how much another seed would change the figures is not in them."
+        f"One seed: direction only. The {level(result)} intervals are those of the evaluation sets' sampling (differences are "
+        "paired: both models on the same resamples); how much another seed would change the figures is not in them."
+        + (f" {without[0].upper()}{without[1:]}." if without and not mean_sets(sets, "ood") else "")
     )
 
 
@@ -68,33 +77,39 @@ def _cost(result: Mapping[str, Any], main: str) -> str:
     row = stage_figures(result, main)
     if row.fraction is None or main == result.get("baseline"):
         return ""
-    return f"Its whole cost, reference included, is {percent(row.fraction)} % of ERM's ({row.cost_kind})."
+    missing = dig(result, "stages", main, "cost", "not_counted")
+    included = "without that of the dynamics it was given" if missing else "reference included"
+    return f"Its whole cost, {included}, is {percent(row.fraction)} % of ERM's ({row.cost_kind})."
 
 
 def _role(result: Mapping[str, Any], sets: Sequence[SetFigures], role: str, main: str, baseline: str | None) -> str:
     """One clause: how ``main`` does in one role, against the baseline where there is one."""
     chosen = mean_sets(sets, role)
-    value = mean_metric(result, main, chosen)
+    value = mean_interval(result, main, role)
     if value is None:
         return ""
     what = f"mean accuracy of {len(chosen)} sets" if len(chosen) > 1 else "accuracy"
+    seen = seen_sets(sets) if role == "ood" else []
+    what += f" (without {', '.join(one.name for one in seen)}, seen)" if seen else ""
     if baseline is None:
-        return f"{_shown(result, main, chosen, value)} {what} {ROLE_NAMES[role]}"
-    other = mean_metric(result, baseline, chosen)
-    if other is None:
+        return f"{with_interval(value)} {what} {ROLE_NAMES[role]}"
+    other, gap = mean_interval(result, baseline, role), mean_difference(result, main, role)
+    if other is None or gap is None:
         return ""
-    pair = f"{_shown(result, main, chosen, value)} against {_shown(result, baseline, chosen, other)} {what}"
-    points = f"{100 * abs(value - other):.1f} points"
-    if abs(value - other) < EVEN:
+    pair = f"{with_interval(value)} against {with_interval(other)} {what}"
+    if abs(gap.value) < EVEN:
         return f"{ROLE_NAMES[role]}, {main} equals plain fine-tuning ({baseline}): {pair}"
-    word = "better" if value > other else "worse"
-    return f"{ROLE_NAMES[role]}, {main} is {points} {word} than plain fine-tuning ({baseline}): {pair}"
+    word = "better" if gap.value > 0 else "worse"
+    said = f"{ROLE_NAMES[role]}, {main} is {100 * abs(gap.value):.1f} points {word} than plain fine-tuning ({baseline})"
+    return f"{said}{_certainty(gap)}: {pair}"
 
 
-def _shown(result: Mapping[str, Any], stage: str, chosen: Sequence[SetFigures], value: float) -> str:
-    """The mean; of a single set with its interval."""
-    only = metric(result, stage, chosen[0].name, "metrics", "accuracy") if len(chosen) == 1 else None
-    return with_interval(only) if only is not None else f"{percent(value)} %"
+def _certainty(gap: Interval) -> str:
+    """What a paired interval says of its difference; "" without one."""
+    if gap.low is None or gap.high is None:
+        return ""
+    limits = points(gap).partition(" ")[2]
+    return f", {'beyond' if gap.low > 0 or gap.high < 0 else 'within'} sampling chance {limits}"
 
 
 def _details(result: Mapping[str, Any], sets: Sequence[SetFigures], main: str, baseline: str) -> tuple[str, ...]:
@@ -102,15 +117,19 @@ def _details(result: Mapping[str, Any], sets: Sequence[SetFigures], main: str, b
     for one in sets:
         mine, theirs = (metric(result, stage, one.name, "metrics", "accuracy") for stage in (main, baseline))
         if mine is not None and theirs is not None:
-            lines.append(f"{one.name}: {with_interval(mine)} against {with_interval(theirs)}, {verdict(mine, theirs)}")
+            seen = f" (seen by the model of {', '.join(one.seen_by)})" if one.seen_by else ""
+            said = verdict(mine, theirs, set_difference(result, main, one.name))
+            lines.append(f"{one.name}{seen}: {with_interval(mine)} against {with_interval(theirs)}, {said}")
     return tuple(lines)
 
 
-def verdict(mine: Interval, theirs: Interval) -> str:
-    """ "better" or "worse", and whether the intervals overlap."""
+def verdict(mine: Interval, theirs: Interval, gap: Interval | None = None) -> str:
+    """ "better" or "worse", and how sure: by the paired interval of the difference, else by whether the two overlap."""
     if abs(mine.value - theirs.value) < EVEN:
         return "equal"
     word = "better" if mine.value > theirs.value else "worse"
+    if gap is not None and gap.low is not None:
+        return f"{word} by {100 * abs(gap.value):.1f} points{_certainty(gap)}"
     apart = mine.apart_from(theirs)
     return word if apart is None else f"{word}, the intervals {'do not overlap' if apart else 'overlap'}"
 

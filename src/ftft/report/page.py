@@ -11,7 +11,19 @@ import yaml
 from ftft.report import tables
 from ftft.report.charts import learning_curves
 from ftft.report.datamap import draw_map
-from ftft.report.figures import count, dig, duration, evaluation_sets, number, sentences, stage_names, whole, without_folders
+from ftft.report.diagnosis import diagnoses
+from ftft.report.figures import (
+    count,
+    dig,
+    duration,
+    evaluation_sets,
+    left_out,
+    number,
+    sentences,
+    stage_names,
+    whole,
+    without_folders,
+)
 from ftft.report.headline import headline
 from ftft.report.markup import Markup, tag
 from ftft.report.parts import Parts, group_rows
@@ -21,7 +33,7 @@ def page(result: Mapping[str, Any], parts: Parts) -> str:
     """The page of a result, whatever it lacks; every string of the data is escaped, and no row's text is in it."""
     name = str(result.get("name") or "run")
     sections = [_header(result, name), _headline(result), _notes(result, parts), _stages(result), _evaluation(result)]
-    sections += [_maps(parts), _curves(result), _ledger(result), _setup(result)]
+    sections += [_diagnoses(result), _maps(parts), _curves(result), _ledger(result), _setup(result)]
     style = files("ftft.report").joinpath("style.css").read_text(encoding="utf-8")
     head = tag(
         "head",
@@ -89,9 +101,15 @@ def _evaluation(result: Mapping[str, Any]) -> Markup | None:
         "Prior-corrected: after correction to the set's own class prior, which uses its labels. Tuned threshold: the decision "
         "rule tuned on ID validation. Both tell a better model from a shifted class prior. ECE: expected calibration error."
     )
-    return _section(
-        "Results", tables.results_table(result), tag("h3", "Further metrics"), tables.further_table(result), _soft(note)
-    )
+    without = left_out(evaluation_sets(result))
+    said = tag("p", f"{without[0].upper()}{without[1:]}.") if without else None
+    more = (tag("h3", "Further metrics"), tables.further_table(result), _soft(note))
+    return _section("Results", tables.results_table(result), said, *more)
+
+
+def _diagnoses(result: Mapping[str, Any]) -> Markup | None:
+    said = diagnoses(result)
+    return _section("What it learned from", *(tag("p", f"{stage}: {' '.join(lines)}") for stage, lines in said.items()))
 
 
 def _maps(parts: Parts) -> Markup | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,20 @@ from ftft.dynamics.scores import available_scores, compute_scores
 from ftft.errors import UserError
 from ftft.methods.contract import Selection
 from ftft.methods.selection import read_selection
-from ftft.report.figures import dig, number, stage_names
+from ftft.report.figures import dig, number, stage_names, whole
+from ftft.state.manifest import is_inside
 
-DIAGNOSED_FRACTION = 0.33
+DIAGNOSED_FRACTION = 0.33  # where no stage of the run says another
 GROUPS_FILE = "groups.parquet"
 
 
 @dataclass(frozen=True)
 class DataMap:
-    """The data map of a stage's training dynamics: N ``ids`` and, float64 [N], ``confidence``, ``variability`` (population
-    standard deviation) and ``correctness`` (epochs; None where the dynamics do not say). NaN: never (or hardly) seen.
-    ``users``: the stages that selected by these dynamics."""
+    """The data map of training dynamics, those ``of`` a stage or a file: N ``ids`` and, float64 [N], ``confidence``,
+    ``variability`` (population standard deviation) and ``correctness`` (epochs; None where the dynamics do not say). NaN:
+    never (or hardly) seen. ``users``: the stages that selected by these dynamics."""
 
-    stage: str
+    of: str
     ids: pa.Array
     epochs: int
     confidence: np.ndarray
@@ -42,8 +43,9 @@ class DataMap:
 
 @dataclass(frozen=True)
 class Parts:
-    """``maps`` and ``selections`` by stage (selections that leave something out or weigh only); ``groups``: ids and group
-    of every training row, or None; ``notes``: what could not be read, one sentence each."""
+    """``maps`` by stage, those of dynamics that were given by their file in the run; ``selections`` by stage (selections
+    that leave something out or weigh only); ``groups``: ids and group of every training row, or None; ``notes``: what could
+    not be read, one sentence each."""
 
     maps: Mapping[str, DataMap] = field(default_factory=dict)
     selections: Mapping[str, Selection] = field(default_factory=dict)
@@ -71,12 +73,11 @@ def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
     notes: list[str] = []
     maps, selections = {}, {}
     for name in stage_names(result):
-        path = folder / "stages" / name / "dynamics.parquet"
-        if dig(result, "stages", name, "dynamics") is not None and path.is_file():
+        for path, key, of, users in _recorded(folder, result, name):
             try:
-                maps[name] = read_map(path, name, _users(result, name))
+                maps[key] = read_map(path, of, users, _diagnosis(result, users))
             except UserError as error:
-                notes.append(f"There is no data map of stage {name}: {_without_folder(error, folder)}.")
+                notes.append(f"There is no data map {of}: {_without_folder(error, folder)}.")
         path = folder / "stages" / name / "selection.parquet"
         if path.is_file():
             try:
@@ -96,13 +97,37 @@ def _without_folder(error: UserError, folder: Path) -> str:
     return str(error).replace(f"{folder}/", "").rstrip(".")
 
 
-def _users(result: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    stages = stage_names(result)
-    return tuple(other for other in stages if dig(result, "recipe", "stages", other, "use_dynamics_of") == name)
+def _recorded(folder: Path, result: Mapping[str, Any], name: str) -> Iterator[tuple[Path, str, str, tuple[str, ...]]]:
+    """The dynamics to be shown with stage ``name``: its own, and those of a file that it was the first to use. Each with
+    its key, whose it is in words, and the stages that used it."""
+    path, stages = folder / "stages" / name / "dynamics.parquet", stage_names(result)
+    if dig(result, "stages", name, "dynamics") is not None and path.is_file():
+        users = tuple(other for other in stages if dig(result, "recipe", "stages", other, "use_dynamics_of") == name)
+        yield path, name, f"of stage {name}", users
+    used = dig(result, "stages", name, "dynamics_used")
+    file, stage = dig(used, "file"), dig(used, "stage")
+    if stage is not None or not isinstance(file, str) or not is_inside(file) or not (folder / file).is_file():
+        return
+    users = tuple(other for other in stages if dig(result, "stages", other, "dynamics_used", "file") == file)
+    if users[0] == name:
+        yield folder / file, file, f"in {dig(used, 'source')}", users
 
 
-def read_map(path: Path, stage: str, users: tuple[str, ...] = ()) -> DataMap:
-    """The data map of a dynamics file; UserError where it is damaged or its dynamics have no confidence and variability."""
+def _diagnosis(result: Mapping[str, Any], users: tuple[str, ...]) -> ReferenceDiagnostics | None:
+    """The diagnostics that the run made for the first user of the dynamics."""
+    for user in users:
+        found = dig(result, "stages", user, "diagnosis")
+        values = {entry.name: number(dig(found, entry.name)) for entry in fields(ReferenceDiagnostics)}
+        if values["easy"] is not None:
+            known: dict[str, Any] = {name: float("nan") if value is None else value for name, value in values.items()}
+            counts = {name: whole(dig(found, name)) or 0 for name in ("examples", "selected")}
+            return ReferenceDiagnostics(**{**known, **counts})
+    return None
+
+
+def read_map(path: Path, of: str, users: tuple[str, ...] = (), diagnostics: ReferenceDiagnostics | None = None) -> DataMap:
+    """The data map of a dynamics file, with these ``diagnostics``, or its own where none are given; UserError where it is
+    damaged or its dynamics have no confidence and variability."""
     dynamics = read_dynamics(path)
     allowed = available_scores(dynamics)
     if "variability" not in allowed or "confidence" not in allowed:
@@ -112,16 +137,16 @@ def read_map(path: Path, stage: str, users: tuple[str, ...] = ()) -> DataMap:
     )
     confidence, variability = scores["confidence"], scores["variability"]
     scored = ~np.isnan(confidence) & ~np.isnan(variability)
+    if diagnostics is None and scored.any():
+        diagnostics = reference_diagnostics(confidence, variability, dynamics.ids, fraction=DIAGNOSED_FRACTION)
     return DataMap(
-        stage=stage,
+        of=of,
         ids=dynamics.ids,
         epochs=len(dynamics.epochs),
         confidence=confidence,
         variability=variability,
         correctness=scores.get("correctness"),
-        diagnostics=reference_diagnostics(confidence, variability, dynamics.ids, fraction=DIAGNOSED_FRACTION)
-        if scored.any()
-        else None,
+        diagnostics=diagnostics,
         users=users,
     )
 

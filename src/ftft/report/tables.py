@@ -16,13 +16,17 @@ from ftft.report.figures import (
     evaluation_sets,
     interval,
     level,
-    mean_metric,
+    mean_difference,
+    mean_interval,
     mean_sets,
     memory,
     metric,
     number,
     percent,
+    points,
     scientific,
+    seen_sets,
+    set_difference,
     stage_figures,
     stage_names,
     whole,
@@ -70,8 +74,8 @@ def stages_table(result: Mapping[str, Any]) -> Markup:
                 _model(stage),
                 _part(row.examples, row.pool),
                 _steps(row),
-                percent(row.id_mean),
-                percent(row.ood_mean),
+                share(mean_interval(result, name, "id")),
+                share(mean_interval(result, name, "ood")),
                 under(percent(row.fraction), row.cost_kind or ""),
                 duration(row.seconds),
             ]
@@ -120,25 +124,25 @@ def results_table(result: Mapping[str, Any]) -> Markup:
         own = [one for one in sets if one.role == role]
         for one in own:
             facts = [ROLE_NAMES.get(one.role, one.role), *([one.split] if one.split != "test" else []), f"n = {count(one.n)}"]
+            facts += [f"seen by the model of {', '.join(one.seen_by)}"] if one.seen_by else []
             found = {name: metric(result, name, one.name, "metrics", "accuracy") for name in names}
             cells = [share(found[name], _f1(result, name, one.name)) for name in names]
-            rows.append(
-                [under(one.name, ", ".join(facts)), *cells, *([_gap(found[main], found[baseline])] if compared else [])]
-            )
+            rows.append([under(one.name, ", ".join(facts)), *cells, *([_gap(result, main, one.name)] if compared else [])])
             kinds.append("")
         over = mean_sets(sets, role)
-        if role != "forget" and len(own) > 1:
-            means = {name: mean_metric(result, name, over) for name in names}
-            gap = [join([_points(means[main], means[baseline])])] if compared else []
+        if role != "forget" and len(own) > 1 and over:
+            means = {name: mean_interval(result, name, role) for name in names}
+            gap = [_points(mean_difference(result, main, role), mean_difference(result, main, role, "macro_f1"))]
             split = "test" if over[0].split == "test" else "validation"
-            title = under(
-                f"{role.upper()} mean", f"{len(over)} {split} sets, unweighted" if len(over) > 1 else f"{split} set only"
-            )
-            rows.append([title, *(percent(means[name]) for name in names), *gap])
+            facts = [f"{len(over)} {split} sets, unweighted" if len(over) > 1 else f"{split} set {over[0].name} only"]
+            facts += ["without those seen"] if seen_sets(own) else []
+            title = under(f"{role.upper()} mean", ", ".join(facts))
+            rows.append([title, *(share(means[name]) for name in names), *(gap if compared else [])])
             kinds.append("sum")
     heads = ["Set", *(stage_figures(result, name).title for name in names), *([f"{main} minus {baseline}"] if compared else [])]
     caption = f"Accuracy in per cent with {level(result)} bootstrap intervals, and macro-F1"
-    return table(heads, rows, caption=f"{caption}; differences in points." if compared else f"{caption}.", kinds=kinds)
+    paired = "; differences in points, with paired intervals, and those of macro-F1." if compared else "."
+    return table(heads, rows, caption=f"{caption}{paired}", kinds=kinds)
 
 
 def _f1(result: Mapping[str, Any], stage: str, name: str) -> str:
@@ -146,17 +150,14 @@ def _f1(result: Mapping[str, Any], stage: str, name: str) -> str:
     return "" if found is None else f"F1 {percent(found.value)}"
 
 
-def _points(mine: float | None, theirs: float | None) -> str:
-    return "-" if mine is None or theirs is None else f"{100 * (mine - theirs):+.1f}"
+def _gap(result: Mapping[str, Any], main: str, name: str) -> Markup:
+    return _points(set_difference(result, main, name), set_difference(result, main, name, "macro_f1"))
 
 
-def _gap(mine: Interval | None, theirs: Interval | None) -> Markup:
-    if mine is None or theirs is None:
-        return join(["-"])
-    apart = mine.apart_from(theirs)
-    return under(
-        _points(mine.value, theirs.value), "" if apart is None else ("intervals apart" if apart else "intervals overlap")
-    )
+def _points(accuracy: Interval | None, f1: Interval | None) -> Markup:
+    """A difference in points with its interval, and below it that of macro-F1."""
+    value, _, limits = points(accuracy).partition(" ")
+    return under(value, limits, f"F1 {points(f1)}" if f1 is not None else "")
 
 
 def further_table(result: Mapping[str, Any]) -> Markup:

@@ -14,17 +14,24 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ftft.report.diagnosis import diagnoses
 from ftft.report.figures import (
+    Interval,
     SetFigures,
     StageFigures,
     count,
     duration,
     evaluation_sets,
+    left_out,
     level,
+    mean_difference,
+    mean_interval,
     mean_sets,
     metric,
     percent,
+    points,
     sentences,
+    set_difference,
     stage_figures,
     stage_names,
 )
@@ -59,12 +66,18 @@ def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | 
             _print_columns(columns, console)
     if sets:
         _print(f"Accuracy in per cent with {level(result)} bootstrap intervals. {_means(result)}", console, "dim")
+        if without := left_out(sets):
+            _print(f"{without[0].upper()}{without[1:]}.", console, "yellow")
     _print("Cost: floating-point operations, upstream stages included, in per cent of plain fine-tuning (ERM).", console, "dim")
+    _print_differences(result, sets, console)
     found = headline(result)
     _print("", console)
     for text, style in ((found.sentence, "bold"), (found.caution, "")):
         if text:
             _print(text, console, style)
+    for stage, said in diagnoses(result).items():
+        _print(f"What {stage} learned from: {' '.join(said)}", console)
+        _print("", console)
     for label, key in (("Warning", "warnings"), ("Note", "stamps")):
         for sentence in sentences(result, key):
             _print(f"{label}: {sentence}", console, "yellow")
@@ -111,14 +124,18 @@ def _mean_column(result: Mapping[str, Any], rows: Sequence[StageFigures], role: 
     over = mean_sets(evaluation_sets(result), role)
     if len(over) == 1 and role == "id":
         return Column("ID", [_cell(result, row.name, over[0].name, roomy) for row in rows])
-    means = [row.id_mean if role == "id" else row.ood_mean for row in rows]
-    return Column(f"{role.upper()}\nmean", [percent(mean) for mean in means])
+    means = [mean_interval(result, row.name, role) for row in rows]
+    return Column(f"{role.upper()}\nmean", ["-" if mean is None else "\n".join(_lines(mean)) for mean in means])
 
 
 def _set_column(result: Mapping[str, Any], rows: Sequence[StageFigures], one: SetFigures, *, roomy: bool) -> Column:
-    role = one.role.upper() if one.split == "test" else f"{one.role.upper()} {one.split}"
     name = re.sub(r"(?<=[ _/-])(?=\w{4})", "\n", one.name) if len(one.name) > LONG_NAME else one.name
-    return Column(f"{name}\n{role}", [_cell(result, row.name, one.name, roomy) for row in rows])
+    return Column(f"{name}\n{_role(one)}", [_cell(result, row.name, one.name, roomy) for row in rows])
+
+
+def _role(one: SetFigures) -> str:
+    marks = [one.role.upper(), *([one.split] if one.split != "test" else []), *(["(seen)"] if one.seen_by else [])]
+    return " ".join(marks)
 
 
 def _of(part: int | None, whole: int | None) -> str:
@@ -129,11 +146,42 @@ def _cell(result: Mapping[str, Any], stage: str, name: str, roomy: bool) -> str:
     accuracy = metric(result, stage, name, "metrics", "accuracy")
     if accuracy is None:
         return "-"
-    lines = [percent(accuracy.value)]
-    if accuracy.low is not None and accuracy.high is not None:
-        lines.append(f"{percent(accuracy.low)}-{percent(accuracy.high)}")
+    lines = _lines(accuracy)
     f1 = metric(result, stage, name, "metrics", "macro_f1") if roomy else None
     return "\n".join([*lines, f"F1 {percent(f1.value)}"] if f1 is not None else lines)
+
+
+def _lines(entry: Interval) -> list[str]:
+    """A share in per cent and below it its interval."""
+    limits = [] if entry.low is None or entry.high is None else [f"{percent(entry.low)}-{percent(entry.high)}"]
+    return [percent(entry.value), *limits]
+
+
+def _print_differences(result: Mapping[str, Any], sets: Sequence[SetFigures], console: Console) -> None:
+    """Every stage minus the baseline: a row for each mean and each set, the result's stage first."""
+    baseline, main = result.get("baseline"), result.get("main")
+    stages = [name for name in stage_names(result) if name != baseline]
+    stages.sort(key=lambda name: name != main)
+    if baseline not in stage_names(result) or not stages or not sets:
+        return
+    roles = [role for role in ("id", "ood") if len(mean_sets(sets, role)) > 1]
+
+    def cells(stage: str, name: str) -> list[str]:
+        means = [mean_difference(result, stage, role, name) for role in roles]
+        return [points(entry) for entry in [*means, *(set_difference(result, stage, one.name, name) for one in sets)]]
+
+    columns = [
+        Column("Set", [*(f"{role.upper()} mean" for role in roles), *(one.name for one in sets)], left=True),
+        Column("Role", [*(f"{len(mean_sets(sets, role))} sets" for role in roles), *map(_role, sets)], left=True),
+        *(Column(stage, cells(stage, "accuracy")) for stage in stages),
+    ]
+    if console.width >= ROOMY:
+        columns[3:3] = [Column(f"{stages[0]}, F1", cells(stages[0], "macro_f1"))]
+    shown = [column for column in columns if set(column.cells) != {"-"}]
+    if len(shown) > 2:
+        _print("", console)
+        _print(f"Minus {baseline}, in points of accuracy, with paired {level(result)} intervals:", console, "bold")
+        _print_columns(shown, console)
 
 
 def _cost(row: StageFigures) -> str:
@@ -171,7 +219,7 @@ def _print_groups(parts: Parts, console: Console) -> None:
         if not rows:
             continue
         _print("", console)
-        of = "" if stage is None else f", and what the training dynamics of stage {stage} say of them"
+        of = "" if stage is None else f", and what the training dynamics {parts.maps[stage].of} say of them"
         _print(f"Groups of the training rows{of} (means):", console, "bold")
         _print_columns(_group_columns(rows), console)
 

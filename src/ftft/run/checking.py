@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ftft.data.examples import LoadedData
 from ftft.data.loading import load_data
-from ftft.engine.batches import planned_steps
-from ftft.models.headers import inspect
+from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
 from ftft.run.recipe import Recipe, Stage
+from ftft.run.selections import PlannedSelection, plan_selections
 
 
 def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = lambda text: None) -> Iterator[str]:
@@ -17,6 +16,7 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     warnings: list[str] = []
     for name, stage in recipe.stages.items():
         header = inspect(stage.model, f"stages.{name}.model")
+        require_positions(header, recipe.task.max_length, f"stages.{name}.model")
         layers = stage.model.keep_layers or header.layers
         size = f"{header.kept_parameters / 1e6:.1f} M parameters"
         yield f"stage {name}: {header.architecture}, {layers} of {header.layers} layers, {size}"
@@ -29,20 +29,19 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     yield f"training data: {len(data.train):,} examples ({counts})"
     for set_name, one in data.evaluation.items():
         yield f"evaluation set {set_name}: {len(one.examples):,} examples, role {one.role}, {one.split}"
+    plans = plan_selections(recipe, data.train)
     for name, stage in recipe.stages.items():
-        yield _plan(name, stage, data)
+        yield _plan(name, stage, plans[name], len(data.train))
+        if stage.stop is not None and (steering := [one for one in stage.stop.on if data.evaluation[one].role == "ood"]):
+            yield f"note: stage {name} is steered by out-of-distribution validation data ({', '.join(steering)})"
     for sentence in dict.fromkeys([*warnings, *data.warnings]):
         yield f"warning: {sentence}"
     yield "the recipe is sound"
 
 
-def _plan(name: str, stage: Stage, data: LoadedData) -> str:
-    """How many examples and steps a stage will take, as far as that is known before its selection."""
-    total = len(data.train)
-    fraction, count = stage.select.get("fraction"), stage.select.get("count")
-    chosen = int(count) if count else max(1, int(fraction * total)) if fraction else total
-    train = stage.train
-    steps = planned_steps(chosen, train.batch_size, epochs=train.epochs, steps=train.steps)
-    about = "about " if chosen != total else ""
+def _plan(name: str, stage: Stage, plan: PlannedSelection, total: int) -> str:
+    """How many examples and steps a stage will take."""
+    about = "" if plan.exact or plan.examples == total else "about "
     stop = f", stops early (patience {stage.stop.patience})" if stage.stop else ""
-    return f"stage {name}: learns from {about}{chosen:,} examples in {steps:,} steps of {train.batch_size}{stop}"
+    size = stage.train.batch_size
+    return f"stage {name}: learns from {about}{plan.examples:,} examples in {plan.steps:,} steps of {size}{stop}"

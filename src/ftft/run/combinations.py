@@ -86,6 +86,8 @@ def _check_file(file: DataFile, where: str) -> None:
     _exactly_one({"path": file.path, "hub": file.hub}, where)
     if file.hub is None and file.hub_config is not None:
         raise UserError(f"{where}.hub_config is only for a dataset on the hub; leave it out, or give hub instead of path")
+    if file.hub is not None and file.format is not None:
+        raise UserError(f"{where}.format is only for a file; leave it out for a dataset on the hub")
     if file.columns is not None:
         _check_columns(file.columns, f"{where}.columns")
 
@@ -195,7 +197,7 @@ def _check_epochs(select: Mapping[str, Any], source: str, reference: Stage, wher
     if reference.train.epochs is None:
         return
     chosen, left_out = select.get("epochs"), select.get("drop_first_epochs") or 0
-    scored = len(chosen) if isinstance(chosen, list) else reference.train.epochs - left_out
+    scored = len(chosen) if isinstance(chosen, list) else max(0.0, reference.train.epochs - left_out)
     for score in sorted({select["name"], *_scores(select)} & set(MINIMUM_EPOCHS)):
         if scored < MINIMUM_EPOCHS[score]:
             raise UserError(

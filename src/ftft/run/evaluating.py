@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,47 @@ from ftft.engine import precision as precisions
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import Ledger
 from ftft.engine.predict import predict
+from ftft.engine.processes import ALONE, Processes
 from ftft.errors import UserError
 from ftft.files import atomic_path, write_json, write_text
 from ftft.methods import registry
+from ftft.models.headers import inspect, require_positions
+from ftft.models.known import contamination
 from ftft.models.loading import load_classifier
 from ftft.models.settings import ModelSettings
+from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe
 from ftft.tasks.contract import Task
-from ftft.tasks.metrics import merge_probabilities
+from ftft.tasks.metrics import merge_probabilities, normalise
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: per set the evaluator's figures, and what measuring cost."""
+    """What was measured: per set the evaluator's figures, what measuring cost, and per set the predicted classes int [N]
+    (the set's own, in its order)."""
 
     sets: Mapping[str, Mapping[str, Any]]
     ledger: Ledger
+    classes: Mapping[str, np.ndarray]
+
+
+def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Evaluation set -> stage -> the sentence that says what the stage's model knows of it; only where it does."""
+    found: dict[str, dict[str, str]] = {}
+    for name, stage in recipe.stages.items():
+        header = inspect(stage.model, f"stages.{name}.model")
+        require_positions(header, recipe.task.max_length, f"stages.{name}.model")
+        for set_name, file in recipe.data.evaluation.items():
+            for sentence in contamination(header, file, set_name):
+                found.setdefault(set_name, {})[name] = sentence
+    return found
+
+
+def said_of(seen: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The sentences of :func:`sets_seen`, each once."""
+    return list(dict.fromkeys(sentence for stages in seen.values() for sentence in stages.values()))
 
 
 def write_predictions(
@@ -83,6 +107,7 @@ def evaluate(
     seed: int,
     load_model: Callable[[], tuple[Any, Any, Any]],
     notify: Callable[[dict[str, Any]], None] = lambda event: None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Predict on every evaluation set whose predictions are not in ``folder`` yet, then compute the figures.
 
@@ -90,17 +115,32 @@ def evaluate(
     precision).
     """
     evaluator = registry.build("evaluate", dict(section), where)
-    predictions, ledger = _predictions(folder, data, task, load_model, notify)
+    predictions, ledger = _predictions(folder, data, task, load_model, notify, processes)
+    own = {
+        name: predictions[name] if one.merge is None else merge_probabilities(predictions[name], one.merge)
+        for name, one in data.evaluation.items()
+    }
+    figures = processes.once(lambda: _figures(data, predictions, own, evaluator, seed))
+    return Evaluation(figures, ledger, {name: normalise(values).argmax(axis=1) for name, values in own.items()})
+
+
+def _figures(
+    data: LoadedData,
+    predictions: Mapping[str, np.ndarray],
+    own: Mapping[str, np.ndarray],
+    evaluator: Any,
+    seed: int,
+) -> dict[str, Mapping[str, Any]]:
     prior = np.bincount(data.train.labels, minlength=len(data.train.label_names)) / max(1, len(data.train))
     validation = next((name for name, one in data.evaluation.items() if one.role == "id" and one.split == "validation"), None)
-    figures = {}
+    figures: dict[str, Mapping[str, Any]] = {}
     for name, one in data.evaluation.items():
         context: dict[str, Any] = {"train_prior": prior, "validation": None, "is_validation": name == validation}
         if validation is not None:
             context["validation"] = (data.evaluation[validation].examples.labels, predictions[validation])
-        own = predictions[name] if one.merge is None else merge_probabilities(predictions[name], one.merge)
-        figures[name] = {"role": one.role, "split": one.split, **evaluator.evaluate(one, own, seed=seed, context=context)}
-    return Evaluation(figures, ledger)
+        found = evaluator.evaluate(one, own[name], seed=seed, context=context)
+        figures[name] = {"role": one.role, "split": one.split, **found}
+    return figures
 
 
 def _predictions(
@@ -109,39 +149,59 @@ def _predictions(
     task: Task,
     load_model: Callable[[], tuple[Any, Any, Any]],
     notify: Callable[[dict[str, Any]], None],
+    processes: Processes,
 ) -> tuple[dict[str, np.ndarray], Ledger]:
     ledger, loaded = Ledger(), None
     result: dict[str, np.ndarray] = {}
     for name, one in data.evaluation.items():
         path = folder / f"{one.examples.fingerprint[:20]}.parquet"
-        cost_path = path.with_suffix(".json")
-        if path.exists() and cost_path.exists():
-            result[name] = _aligned(path, one)
-            ledger = ledger.merge(Ledger.from_json(json.loads(cost_path.read_text(encoding="utf-8"))))
+        stored = processes.once(partial(_stored, path, one, notify))
+        if stored is not None:
+            result[name], cost = stored
+            ledger = ledger.merge(cost)
             continue
         if loaded is None:
             loaded = load_model()
-        result[name], cost = _predict_one(path, one, task, loaded)
+        result[name], cost = _predict_one(path, one, task, loaded, processes)
         ledger = ledger.merge(cost)
         notify({"event": "predicted", "set": name, "examples": len(one.examples)})
     return result, ledger
 
 
-def _predict_one(path: Path, one: EvaluationSet, task: Task, loaded: tuple[Any, Any, Any]) -> tuple[np.ndarray, Ledger]:
+def _predict_one(
+    path: Path, one: EvaluationSet, task: Task, loaded: tuple[Any, Any, Any], processes: Processes
+) -> tuple[np.ndarray, Ledger]:
     model, tokenizer, precision = loaded
     started, flops, cost = time.perf_counter(), FlopCounter(), Ledger()
     prepared = task.prepare(one.examples, tokenizer)
-    probabilities = predict(model, task, prepared, precision=precision, flops=flops)
+    probabilities = predict(model, task, prepared, precision=precision, flops=flops, processes=processes)
     cost.add(
         "evaluation",
-        flops=flops.spent,
+        flops=processes.total(flops.spent),
         seconds=time.perf_counter() - started,
         examples=len(one.examples),
         tokens=int(prepared.lengths.sum()),
     )
-    write_predictions(path, one.examples.ids, one.examples.labels, probabilities, {"fingerprint": one.examples.fingerprint})
-    write_text(path.with_suffix(".json"), json.dumps(cost.to_json()))
+
+    def write() -> None:
+        described = {"fingerprint": one.examples.fingerprint}
+        write_predictions(path, one.examples.ids, one.examples.labels, probabilities, described)
+        write_text(path.with_suffix(".json"), json.dumps(cost.to_json()))
+
+    processes.once(write)
     return probabilities.astype(np.float64), cost
+
+
+def _stored(path: Path, one: EvaluationSet, notify: Callable[[dict[str, Any]], None]) -> tuple[np.ndarray, Ledger] | None:
+    """The predictions that were kept and what they cost; None where there are none, or damaged ones (with a warning)."""
+    cost_path = path.with_suffix(".json")
+    if not (path.exists() and cost_path.exists()):
+        return None
+    try:
+        return _aligned(path, one), Ledger.from_json(json.loads(cost_path.read_text(encoding="utf-8")))
+    except (UserError, OSError, ValueError, AttributeError) as error:
+        notify({"event": "warning", "text": f"stored predictions are damaged and made again: {error}"})
+        return None
 
 
 def _aligned(path: Path, one: EvaluationSet) -> np.ndarray:
@@ -165,8 +225,13 @@ def evaluate_saved(
     for sentence in data.warnings:
         notify({"event": "warning", "text": sentence})
 
+    settings = ModelSettings(path=str(model))
+    header = inspect(settings)
+    known = {name: contamination(header, file, name) for name, file in recipe.data.evaluation.items()}
+    for sentence in dict.fromkeys(sentence for found in known.values() for sentence in found):
+        notify({"event": "warning", "text": sentence})
+
     def load() -> tuple[Any, Any, Any]:
-        settings = ModelSettings(path=str(model))
         loaded = load_classifier(settings, data.train.label_names, seed=recipe.seed, require_head=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return loaded.model.to(device), loaded.tokenizer, precisions.resolve("auto", device)
@@ -184,9 +249,12 @@ def evaluate_saved(
             load_model=load,
             notify=notify,
         )
+        sets: dict[str, Mapping[str, Any]] = {
+            name: {**one, "seen": list(known.get(name, ()))} for name, one in found.sets.items()
+        }
         if out is not None:
             for path in Path(scratch).glob("*.parquet"):
                 out.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, out / path.name)
-            write_json(out / "evaluation.json", {"model": str(model), "sets": dict(found.sets)}, kind="evaluation")
-    return dict(found.sets)
+            write_json(out / "evaluation.json", {"model": portable_path(str(model)), "sets": sets}, kind="evaluation")
+    return sets

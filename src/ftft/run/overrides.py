@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from ftft.errors import UserError, did_you_mean
 from ftft.run.recipe import Recipe, Section, Stage
-from ftft.run.yaml_reading import parse_yaml
+from ftft.run.yaml_reading import parse_yaml, read_yaml_file
 from ftft.validation import field_types, is_union
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Change ``raw`` (the recipe as read) in place by one ``path=value``; the value is read as YAML.
+    """Change ``raw`` (the recipe as read) in place by one ``path=value``; the value is read as YAML, ``@file`` from a file
+    (relative to the current folder; no YAML value can begin with @).
 
     The path is checked against the recipe's settings: keys of mappings by name, items of lists by index (from 0). New
     evaluation sets may be added, new stages may not. Raises UserError with the nearest key.
@@ -21,7 +23,8 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     path = path.strip()
     if not equals or not path:
         raise UserError(f'the override "{override}" is not of the form key=value, for instance stages.main.train.epochs=3')
-    value = parse_yaml(text, f"the override {path}")
+    source = f"the override {path}"
+    value = read_yaml_file(Path(text[1:]), f"{source}: the file") if text.startswith("@") else parse_yaml(text, source)
     container: Any = raw
     kind: Any = Recipe
     parts = path.split(".")

@@ -1,7 +1,8 @@
 """From a YAML file to a checked :class:`Recipe`, and back.
 
 The order of the checks is the order a reader would want to hear of them: the text, the keys and types, the methods'
-settings, then what cannot go together. Nothing heavy is imported and no data or model file is opened.
+settings, what cannot go together, and last what each method itself says of its settings, for which it is built. No torch
+is imported (unless a method of another package does) and no data or model file is opened.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 import yaml
 
 from ftft.data.settings import DataFile
-from ftft.errors import UserError, nearest
+from ftft.errors import UserError, did_you_mean, nearest
 from ftft.methods.questions import QUESTIONS
-from ftft.methods.registry import validate_section, validate_task
+from ftft.methods.registry import build, build_task, validate_section, validate_task
 from ftft.paths import beside, expand
 from ftft.run.combinations import check_combinations, is_path
 from ftft.run.overrides import apply_override
@@ -29,7 +30,7 @@ SECTIONS = tuple(name for name in field_types(Stage) if name in QUESTIONS)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read, override (``stages.main.train.epochs=3``) and check a recipe; every default is filled in.
+    """Read, override (``stages.main.train.epochs=3``; ``data=@file.yaml``) and check a recipe; every default is filled in.
 
     A relative path in the recipe means the file in the recipe's folder if there is one, else in the current folder;
     environment variables stay as written until the path is used (:func:`ftft.paths.expand`). Raises UserError.
@@ -50,6 +51,7 @@ def recipe_from_dict(raw: Mapping[str, Any], *, default_name: str = "run", folde
     raw = _with_named_sections(raw)
     recipe = check(raw, Recipe, "")
     _check_given(raw)
+    recipe = _with_only(recipe)
     validate_task(plain(recipe.task), "task")
     stages = {name: _complete_stage(name, stage, raw["stages"][name]) for name, stage in recipe.stages.items()}
     recipe = dataclasses.replace(
@@ -61,6 +63,7 @@ def recipe_from_dict(raw: Mapping[str, Any], *, default_name: str = "run", folde
         main=recipe.main if recipe.main is not None else _main_stage(recipe),
     )
     check_combinations(recipe)
+    _check_methods(recipe)
     return recipe if folder is None else _beside_recipe(recipe, folder)
 
 
@@ -161,6 +164,37 @@ def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any]) -> Stage:
     if train.steps is not None and "epochs" not in raw.get("train", {}):
         train = dataclasses.replace(train, epochs=None)
     return dataclasses.replace(stage, train=train, **sections)
+
+
+def _with_only(recipe: Recipe) -> Recipe:
+    """The recipe without the stages that ``only`` leaves out; a ``main`` or ``baseline`` among these is no longer named."""
+    if recipe.only is None:
+        return recipe
+    if not recipe.only:
+        raise UserError("only is an empty list; name at least one stage, or leave it out to run all")
+    kept: set[str] = set()
+    for name in recipe.only:
+        if name not in recipe.stages:
+            raise UserError(f'only: there is no stage "{name}"{did_you_mean(name, recipe.stages)}')
+        used: str | None = name
+        while used in recipe.stages and used not in kept:
+            kept.add(used)
+            used = recipe.stages[used].use_dynamics_of
+    left_out = recipe.stages.keys() - kept
+    return dataclasses.replace(
+        recipe,
+        stages={name: stage for name, stage in recipe.stages.items() if name in kept},
+        main=None if recipe.main in left_out else recipe.main,
+        baseline=None if recipe.baseline in left_out else recipe.baseline,
+    )
+
+
+def _check_methods(recipe: Recipe) -> None:
+    """Build every method of every stage, so that what it refuses is known before an earlier stage has been trained."""
+    build_task(recipe.task)
+    for name, stage in recipe.stages.items():
+        for section in SECTIONS:
+            build(section, getattr(stage, section), f"stages.{name}.{section}")
 
 
 def _main_stage(recipe: Recipe) -> str | None:

@@ -49,5 +49,8 @@ class Recipe:
     task: TaskSettings = field(default_factory=TaskSettings)
     baseline: str | None = setting(None, "the stage that is plain fine-tuning (ERM), for comparison and as the unit of cost")
     main: str | None = setting(None, "the stage whose model is the run's result; by default the last that is not the baseline")
+    only: list[str] | None = setting(
+        None, "run these stages and those whose dynamics they use, and leave the others out; by default all"
+    )
     output: str = setting("runs", "the folder that gets a folder for this run")
     store: str | None = setting(None, "where finished stages are kept for reuse; by default `.store` in `output`")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,38 @@ import torch
 
 from ftft.data.examples import Examples, LoadedData
 from ftft.data.loading import load_data
+from ftft.engine.checkpoint import warn_user
+from ftft.engine.processes import Processes, join_processes
 from ftft.engine.provenance import provenance
-from ftft.files import FolderLock, atomic_path, fingerprint, read_json, write_json, write_text
+from ftft.files import (
+    FolderLock,
+    atomic_path,
+    copy_file,
+    copy_folder,
+    explain_os_error,
+    fingerprint,
+    read_json,
+    remove_killed_writes,
+    write_json,
+    write_text,
+)
 from ftft.methods import registry
-from ftft.models.headers import inspect
-from ftft.models.known import contamination
 from ftft.models.loading import load_saved
 from ftft.paths import expand
-from ftft.run.costs import estimate_erm_flops, upstream, whole_cost
-from ftft.run.evaluating import Evaluation, evaluate
-from ftft.run.reading import recipe_to_dict, recipe_to_yaml
+from ftft.run.costs import ErmCost, erm_cost, given_dynamics, padded_lengths, upstream, whole_cost
+from ftft.run.evaluating import Evaluation, evaluate, said_of, sets_seen
+from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
+from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
+from ftft.run.selections import plan_selections
 from ftft.run.stages import FinishedStage, StageRun
 from ftft.run.store import Store
+from ftft.run.telling import tell_more
 from ftft.tasks.contract import Task
 from ftft.tracking.events import EventLog
 
 RESULT_VERSION = 1
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Notify = Callable[[dict[str, Any]], None]
 
@@ -42,10 +56,10 @@ def run_folder(recipe: Recipe) -> Path:
     return expand(recipe.output, "output") / (recipe.name or "run")
 
 
-def run_store(recipe: Recipe) -> Store:
+def run_store(recipe: Recipe, warn: Callable[[str], None] = warn_user) -> Store:
     """Where finished stages are kept."""
     root = expand(recipe.store, "store") if recipe.store else expand(recipe.output, "output") / ".store"
-    return Store(root)
+    return Store(root, warn)
 
 
 def result_stage(recipe: Recipe) -> str:
@@ -59,35 +73,63 @@ def result_stage(recipe: Recipe) -> str:
 def run_recipe(recipe: Recipe, *, notify: Notify = lambda event: None) -> Path:
     """Run what is not finished yet and write the result; returns the run's folder.
 
-    Raises UserError for anything the user can mend, and Interrupted after Ctrl-C (a checkpoint has been saved).
+    Raises UserError for anything the user can mend, a full disk included, and Interrupted after Ctrl-C (a checkpoint has
+    been saved). Under torchrun or ``accelerate launch`` every process calls it; the first one tells, and writes the files.
     """
+    processes = join_processes()
     folder = run_folder(recipe)
-    with FolderLock(folder):
+    with processes.holding(FolderLock(folder)):
+        try:
+            _run_in(folder, recipe, notify, processes)
+        except OSError as error:
+            # What we write says so itself; this is for a full disk met inside a library (a cache, a temporary file).
+            if error.errno not in FULL:
+                raise
+            raise explain_os_error(error, error.filename or folder) from error
+    return folder
+
+
+def _run_in(folder: Path, recipe: Recipe, notify: Notify, processes: Processes) -> None:
+    log: list[EventLog] = []
+
+    def begin() -> None:
+        for place in (folder, *(folder / "stages" / name for name in recipe.stages)):
+            remove_killed_writes(place)
         write_text(folder / "recipe.yaml", recipe_to_yaml(recipe))
-        events = EventLog(folder / "events.jsonl")
-        started = time.perf_counter()
+        log.append(EventLog(folder / "events.jsonl"))
 
-        def tell(event: dict[str, Any]) -> None:
-            if event["event"] != "step":
-                events.write(event["event"], {key: value for key, value in event.items() if key != "event"})
-            notify(event)
+    started = time.perf_counter()
+    processes.once(begin)
 
-        warnings: list[str] = []
+    def tell(event: dict[str, Any]) -> None:
+        if not processes.is_first:
+            return
+        if event["event"] != "step":
+            log[0].write(event["event"], {key: value for key, value in event.items() if key != "event"})
+        notify(event)
 
-        def warn(sentence: str) -> None:
-            warnings.append(sentence)
-            tell({"event": "warning", "text": sentence})
+    warnings: list[str] = []
 
-        tell({"event": "start", "recipe": recipe.name})
-        data = load_data(recipe.data, progress=lambda text: tell({"event": "data", "text": text}))
-        write_groups(folder / "groups.parquet", data.train)
-        for sentence in [*data.warnings, *_contamination(recipe)]:
-            warn(sentence)
-        result = _Run(recipe, data, folder, tell, warn).result(warnings)
-        result["wall_seconds"] = time.perf_counter() - started
+    def warn(sentence: str) -> None:
+        warnings.append(sentence)
+        tell({"event": "warning", "text": sentence})
+
+    tell({"event": "start", "recipe": recipe.name})
+    data = load_data(recipe.data, progress=lambda text: tell({"event": "data", "text": text}))
+    plan_selections(recipe, data.train)  # refuses a selection that cannot work before an earlier stage is trained
+    processes.once(lambda: write_groups(folder / "groups.parquet", data.train))
+    seen = sets_seen(recipe)
+    for sentence in [*data.warnings, *said_of(seen)]:
+        warn(sentence)
+    run = _Run(recipe, data, seen, folder, tell, warn, processes)
+    run.stages_in_order()
+
+    def finish() -> None:
+        result = {**run.result(warnings), "wall_seconds": time.perf_counter() - started}
         write_json(folder / "result.json", result, kind="result", version=RESULT_VERSION)
         tell({"event": "finished", "folder": str(folder)})
-    return folder
+
+    processes.once(finish)
 
 
 def write_groups(path: Path, train: Examples) -> None:
@@ -100,33 +142,42 @@ def write_groups(path: Path, train: Examples) -> None:
         pq.write_table(pa.table({"id": train.ids, "group": train.groups}), temporary, compression="zstd")
 
 
-def _contamination(recipe: Recipe) -> list[str]:
-    found: list[str] = []
-    for name, stage in recipe.stages.items():
-        header = inspect(stage.model, f"stages.{name}.model")
-        for set_name, file in recipe.data.evaluation.items():
-            found += [sentence for sentence in contamination(header, file, set_name) if sentence not in found]
-    return found
-
-
 class _Run:
     """One run in progress."""
 
-    def __init__(self, recipe: Recipe, data: LoadedData, folder: Path, tell: Notify, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: LoadedData,
+        seen: Mapping[str, Mapping[str, str]],
+        folder: Path,
+        tell: Notify,
+        warn: Callable[[str], None],
+        processes: Processes,
+    ) -> None:
+        self.seen = seen
         self.recipe, self.data, self.folder, self.tell, self.warn = recipe, data, folder, tell, warn
+        self.processes = processes
         self.task: Task = registry.build_task(recipe.task)
-        self.store = run_store(recipe)
+        self.store = processes.in_turn(lambda: run_store(recipe, warn))
         self.stages: dict[str, FinishedStage] = {}
         self.evaluations: dict[str, Evaluation] = {}
+        self._erm: ErmCost | None = None
 
-    def result(self, warnings: list[str]) -> dict[str, Any]:
+    def stages_in_order(self) -> None:
+        """Train and evaluate the stages; all processes together."""
         for name in self.recipe.stages:
-            stage = StageRun(self.recipe, name, self.data, self.task, self.store, self.stages, self.tell, self.warn).run()
+            stage = StageRun(
+                self.recipe, name, self.data, self.task, self.store, self.stages, self.tell, self.warn, self.processes
+            ).run()
             self.stages[name] = stage
             self.evaluations[name] = self._evaluate(stage)
-            self.tell(
-                {"event": "evaluated", "stage": name, "sets": _headline(self.evaluations[name]), "cost": self._cost(name)}
-            )
+            if self.processes.is_first:
+                sets, cost = _headline(self.evaluations[name], self.seen), self._cost(name)
+                self.tell({"event": "evaluated", "stage": name, "sets": sets, "cost": cost})
+
+    def result(self, warnings: list[str]) -> dict[str, Any]:
+        """What ``result.json`` says of the finished stages, whose files are copied to the run's folder."""
         main = result_stage(self.recipe)
         copy_folder(self.stages[main].model_folder, self.folder / "model")
         for name, stage in self.stages.items():
@@ -134,7 +185,8 @@ class _Run:
                 copy_file(stage.dynamics_path, self.folder / "stages" / name / "dynamics.parquet")
             for file in ("selection.parquet", "selection.parquet.json"):
                 copy_file(stage.folder / file, self.folder / "stages" / name / file)
-        recipe = recipe_to_dict(self.recipe)
+        recipe = portable_recipe(self.recipe)
+        told = tell_more(self.recipe, self.data, self.stages, self.evaluations, self.seen, self.folder, main)
         return {
             "name": self.recipe.name,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -145,9 +197,9 @@ class _Run:
             "baseline": self.recipe.baseline,
             "provenance": provenance(),
             "data": self._data_summary(),
-            "stages": {name: self._stage_summary(name) for name in self.stages},
-            "warnings": warnings,
-            "stamps": self._stamps(),
+            "stages": {name: {**self._stage_summary(name), **told[name]} for name in self.stages},
+            "warnings": portable_sentences(warnings, self.recipe),
+            "stamps": portable_sentences(self._stamps(), self.recipe),
         }
 
     def _evaluate(self, stage: FinishedStage) -> Evaluation:
@@ -165,39 +217,35 @@ class _Run:
             seed=self.recipe.seed,
             load_model=load,
             notify=lambda event: self.tell({"stage": stage.name, **event}),
+            processes=self.processes,
         )
 
-    def _erm_flops(self, name: str) -> tuple[float | None, str]:
-        """(training FLOPs of plain fine-tuning, how they are known)."""
-        baseline = self.recipe.baseline
-        if baseline is not None:
-            if baseline not in self.stages:
-                return None, "not yet"
-            return self.stages[baseline].ledger.total().flops, f"measured: stage {baseline}"
-        stage = self.recipe.stages[name]
-        if stage.use_dynamics_of is None and len(self.data.train) == self.stages[name].summary["selection"]["examples"]:
-            return self.stages[name].ledger.total().flops, "this stage is plain fine-tuning"
-        shapes = self.stages[name].summary["flops_by_shape"]
-        lengths = self._padded_lengths(name)
-        return estimate_erm_flops(shapes, lengths, stage.train, self.recipe.seed), "estimated from this stage's counted batches"
+    def _erm_cost(self) -> ErmCost:
+        """The unit of cost, as far as it is known by now."""
+        if self._erm is None or self._erm.flops is None:
+            main = result_stage(self.recipe)
+            ledgers = {name: stage.ledger for name, stage in self.stages.items()}
+            summaries = {name: stage.summary for name, stage in self.stages.items()}
+            self._erm = erm_cost(self.recipe, main, ledgers, summaries, lambda: self._padded_lengths(main))
+        return self._erm
 
     def _padded_lengths(self, name: str) -> np.ndarray:
         _, tokenizer = load_saved(self.stages[name].model_folder)
-        lengths = self.task.prepare(self.data.train, tokenizer).lengths
-        return ((lengths + 7) // 8 * 8).astype(np.int32)
+        return padded_lengths(self.task, self.task.prepare(self.data.train, tokenizer))
 
     def _cost(self, name: str) -> dict[str, Any]:
         ledgers = {other: stage.ledger for other, stage in self.stages.items()}
         total = whole_cost(ledgers, self.recipe.stages, name)
-        erm, source = self._erm_flops(name)
+        erm = self._erm_cost()
         return {
             "ledger": total.to_json(),
             "flops": total.total().flops,
             "seconds": total.total().seconds,
-            "erm_flops": erm,
-            "erm_source": source,
-            "fraction_of_erm": total.fraction_of(erm) if erm else None,
+            "erm_flops": erm.flops,
+            "erm_source": erm.source,
+            "fraction_of_erm": total.fraction_of(erm.flops) if erm.flops else None,
             "uses": upstream(self.recipe.stages, name),
+            "not_counted": [portable_path(source) for source in given_dynamics(self.recipe.stages, name)],
             "reused": [other for other in [*upstream(self.recipe.stages, name), name] if self.stages[other].reused],
         }
 
@@ -208,6 +256,7 @@ class _Run:
             "key": stage.key,
             "reused": stage.reused,
             **summary,
+            "model": portable_model(stage.summary["model"]),
             "dynamics": f"stages/{name}/dynamics.parquet" if stage.dynamics_path else None,
             "ledger": stage.ledger.to_json(),
             "cost": self._cost(name),
@@ -219,7 +268,13 @@ class _Run:
         train = self.data.train
         counts = np.bincount(train.labels, minlength=len(train.label_names))
         sets = {
-            name: {"role": one.role, "split": one.split, "n": len(one.examples), "fingerprint": one.examples.fingerprint}
+            name: {
+                "role": one.role,
+                "split": one.split,
+                "n": len(one.examples),
+                "fingerprint": one.examples.fingerprint,
+                "seen_by": dict(self.seen.get(name, {})),
+            }
             for name, one in self.data.evaluation.items()
         }
         return {
@@ -236,46 +291,29 @@ class _Run:
         """What a reader of the figures must know."""
         stamps = []
         for name, stage in self.stages.items():
-            steering = [one for one, role in stage.summary["steered_by"].items() if role == "ood"]
+            # By the roles of this recipe: a stage of the store may have been trained when another gave the set another role.
+            steering = [one for one in stage.summary["steered_by"] if self.data.evaluation[one].role == "ood"]
             if steering:
                 stamps.append(f"stage {name} was steered by out-of-distribution validation data: {', '.join(steering)}")
             if stage.summary["resume_differences"]:
                 stamps.append(
                     f"stage {name} was resumed under other conditions: {'; '.join(stage.summary['resume_differences'])}"
                 )
+            for source in given_dynamics(self.recipe.stages, name):
+                stamps.append(f"the cost of stage {name} does not hold what recording the dynamics in {source} cost")
         return stamps
 
 
-def _headline(evaluation: Evaluation) -> dict[str, Any]:
+def _headline(evaluation: Evaluation, seen: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: {
             "role": one["role"],
+            "seen": name in seen,
             "accuracy": one["metrics"]["accuracy"]["value"],
             "macro_f1": one["metrics"]["macro_f1"]["value"],
         }
         for name, one in evaluation.sets.items()
     }
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Link (or, across file systems, copy) a finished file of the store into the run's folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
-
-
-def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder's files. Copies, not links: a user who edits the model in place must not edit the store."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        temporary = target / f".{path.name}.tmp"
-        shutil.copyfile(path, temporary)
-        os.replace(temporary, target / path.name)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

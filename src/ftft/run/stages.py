@@ -23,6 +23,7 @@ from ftft.engine.checkpoint import CheckpointFolder
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Outcome, Training, TrainingLoop, best_folder
 from ftft.engine.predict import predict
+from ftft.engine.processes import ALONE, Processes
 from ftft.engine.provenance import provenance
 from ftft.engine.settings import StopSettings
 from ftft.engine.stopping import EarlyStopping
@@ -34,6 +35,7 @@ from ftft.methods.selection import write_selection
 from ftft.models.loading import LoadedModel, load_classifier
 from ftft.models.saving import save_model
 from ftft.paths import expand
+from ftft.run.portable import portable_model
 from ftft.run.recipe import Recipe, Stage
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.tasks import metrics
@@ -79,6 +81,7 @@ class StageRun:
     earlier: Mapping[str, FinishedStage]
     notify: Notify
     warn: Callable[[str], None]
+    processes: Processes = ALONE
 
     @property
     def stage(self) -> Stage:
@@ -98,6 +101,9 @@ class StageRun:
         """The validation sets whose scores decide when to stop and which checkpoint is best."""
         named = self.stage.stop.on if self.stage.stop else []
         sets = self.data.evaluation
+        for name in named:
+            if sets[name].split == "test":
+                raise UserError(f"{self.where}.stop.on: {name} is a test set, and test sets are only reported; stop on others")
         if named:
             return {name: sets[name] for name in named}
         return {name: one for name, one in sets.items() if one.role == "id" and one.split == "validation"}
@@ -135,7 +141,8 @@ class StageRun:
     def run(self) -> FinishedStage:
         """Take the stage from the store, or train it (resuming where it was interrupted)."""
         self.notify({"event": "stage", "stage": self.name})
-        accelerator = Accelerator()
+        on_cpu = self.processes.count > 1 and self.processes.device == "cpu"
+        accelerator = Accelerator(cpu=on_cpu)
         precision = self._precision(accelerator.device)
         dtype = torch.float64 if precision == "fp64" else torch.float32
         model = load_classifier(self.stage.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
@@ -143,11 +150,16 @@ class StageRun:
         spec = self.spec(model.fingerprint, precision, dynamics_key)
         key = stage_key(spec)
         folder = self.store.stage_folder(key)
-        with folder.lock():
-            if not folder.finished:
-                folder.describe(spec)
+        self.processes.require_same(key, f"data, model or dynamics for {self.where}")
+        lock = folder.lock(wait=lambda text: self.notify({"event": "waiting", "stage": self.name, "text": text}))
+        # The first process locks and writes the folder; the others only read what it has left there.
+        with self.processes.holding(lock):
+            if not self.processes.once(lambda: folder.finished):
+                self.processes.once(lambda: folder.describe(spec))
+                self.processes.require_shared(folder.folder)
                 self._train(folder, model, dynamics, accelerator, precision)
                 return self._finished(folder, key, reused=False)
+            self.processes.once(folder.remove_checkpoints)  # a kill may have come between the record and their removal
         self.notify({"event": "reused", "stage": self.name})
         return self._finished(folder, key, reused=True)
 
@@ -159,7 +171,9 @@ class StageRun:
         condition = fingerprint(
             {name: here[name] for name in ("processor", "processor_flags", "threads", "device", "versions")}
         )
-        chosen = self.store.remembered("precision", condition, lambda: precisions.resolve("auto", device))
+        chosen = self.processes.once(
+            lambda: self.store.remembered("precision", condition, lambda: precisions.resolve("auto", device))
+        )
         return "bf16" if chosen == "bf16" else "fp32"
 
     def _finished(self, folder: StageFolder, key: str, *, reused: bool) -> FinishedStage:
@@ -184,19 +198,17 @@ class StageRun:
     ) -> None:
         started = time.perf_counter()
         ledger = Ledger()
-        selection = self._select(folder, dynamics)
+        selection = self.processes.once(lambda: self._select(folder, dynamics))
         rows, weights = rows_and_weights(selection, self.data.train.ids)
-        torch.manual_seed(self.seed)
-        np.random.seed(self.seed % 2**32)
+        torch.manual_seed(self.processes.seed(self.seed))
+        np.random.seed(self.processes.seed(self.seed) % 2**32)
         prepared = self.task.prepare(self.data.train, model.tokenizer)
         adapter = registry.build("adapt", self.stage.adapt, f"{self.where}.adapt")
         adapted = adapter.adapt(model.model, iter(()))
         training = self._training(folder, adapted, model, prepared, rows, weights, ledger, accelerator, precision)
         preparing = time.perf_counter() - started
         outcome = TrainingLoop(training, environment=provenance()).run()
-        if accelerator.is_main_process:
-            self._finish(folder, model, adapted, training, outcome, selection, preparing)
-        accelerator.wait_for_everyone()
+        self.processes.once(lambda: self._finish(folder, model, adapted, training, outcome, selection, preparing))
 
     def _select(self, folder: StageFolder, dynamics: Dynamics | None) -> Selection:
         selector = registry.build("select", self.stage.select, f"{self.where}.select")
@@ -274,7 +286,7 @@ class StageRun:
                 "source": self.stage.dynamics.mode,
                 "data_fingerprint": train.fingerprint,
                 "label_names": list(train.label_names),
-                "model": dict(model.description),
+                "model": portable_model(model.description),
             },
         )
 
@@ -287,7 +299,14 @@ class StageRun:
         def validate(current: torch.nn.Module) -> dict[str, dict[str, float]]:
             scores = {}
             for name, one in sets.items():
-                probabilities = predict(current, self.task, prepared[name], precision=training.precision, flops=training.flops)
+                probabilities = predict(
+                    current,
+                    self.task,
+                    prepared[name],
+                    precision=training.precision,
+                    flops=training.flops,
+                    processes=self.processes,
+                )
                 scores[name] = steering_scores(one, probabilities)
             return scores
 

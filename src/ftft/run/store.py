@@ -19,7 +19,15 @@ from typing import Any
 
 from ftft.engine.checkpoint import CheckpointFolder, warn_user
 from ftft.errors import UserError
-from ftft.files import FolderLock, explain_os_error, fingerprint, flush_folder, read_json, write_json
+from ftft.files import (
+    FolderLock,
+    explain_os_error,
+    fingerprint,
+    flush_folder,
+    read_json,
+    remove_killed_writes,
+    write_json,
+)
 from ftft.state.manifest import check_files, is_inside, list_files, read_manifest, write_manifest
 
 STORE_VERSION = STAGE_VERSION = FINISHED_VERSION = 1
@@ -52,10 +60,11 @@ class Store:
         A measured choice that enters a stage's key must not change between a run and its resumption.
         """
         path = self.root / f"{name}.json"
-        known = dict(read_json(path, kind=name)["choices"]) if path.exists() else {}
-        if condition not in known:
-            known[condition] = decide()
-            write_json(path, {"choices": known}, kind=name)
+        with FolderLock(self.root, wait=self._warn):  # else two runs that start together might choose differently
+            known = dict(read_json(path, kind=name)["choices"]) if path.exists() else {}
+            if condition not in known:
+                known[condition] = decide()
+                write_json(path, {"choices": known}, kind=name)
         return str(known[condition])
 
     def stage_folder(self, key: str) -> StageFolder:
@@ -80,9 +89,10 @@ class StageFolder:
         self._warned: set[str] = set()
         self._check_key()
 
-    def lock(self) -> FolderLock:
-        """A context that keeps other processes out of this folder; entering it raises UserError when one is at work."""
-        return FolderLock(self.folder)
+    def lock(self, *, wait: Callable[[str], None] | None = None) -> FolderLock:
+        """A context that keeps other processes out of this folder; entering it raises UserError when one is at work, or
+        with ``wait`` says so through it and waits."""
+        return FolderLock(self.folder, wait=wait)
 
     def path(self, name: str) -> Path:
         """Where the result ``name`` (a POSIX path below the folder, such as ``model/config.json``) lies or will lie."""
@@ -91,6 +101,11 @@ class StageFolder:
         if name.split("/")[0] in (_STAGE, _FINISHED, _CHECKPOINTS, _LOCK):
             raise ValueError(f"{name!r} is kept by the store itself")
         return self.folder / name
+
+    @property
+    def predictions(self) -> Path:
+        """The folder of the finished model's predictions, which come after ``finish`` and are not in its record."""
+        return self.folder / "predictions"
 
     @property
     def finished(self) -> bool:
@@ -117,7 +132,8 @@ class StageFolder:
         return dict(read_json(self.folder / _STAGE, kind="stage", version=STAGE_VERSION)["spec"])
 
     def describe(self, spec: Mapping[str, Any]) -> None:
-        """Begin work: write ``stage.json`` unless it is there, and take away the record of results that were found damaged.
+        """Begin work: write ``stage.json`` unless it is there, and take away what must not be found in the results: the
+        record of results that are damaged, predictions of a model that will be trained anew, half-written files.
 
         ``spec`` is what :func:`stage_key` made the key of (ValueError otherwise). Call it with the lock held.
         """
@@ -125,12 +141,15 @@ class StageFolder:
             raise ValueError("the specification is not the one this stage's key was made of")
         if not self._check_key():
             write_json(self.folder / _STAGE, {"key": self.key, "spec": dict(spec)}, kind="stage", version=STAGE_VERSION)
+        remove_killed_writes(self.folder)
         # New results of the same sizes beside an old record would look finished before they are.
         finished = self.folder / _FINISHED
         if finished.exists() and not self.verify(full=False):
             try:
                 finished.unlink()
                 flush_folder(self.folder)
+                if self.predictions.exists():
+                    shutil.rmtree(self.predictions)
             except OSError as error:
                 raise explain_os_error(error, finished) from error
 
@@ -180,8 +199,9 @@ class StageFolder:
     def _result_files(self) -> Iterator[str]:
         own = {_STAGE, _FINISHED, _LOCK}
         for path in self.folder.rglob("*"):
-            name = path.relative_to(self.folder).as_posix()
-            if name.split("/")[0] == _CHECKPOINTS or name in own or _KILLED_WRITE.fullmatch(path.name):
+            parts = path.relative_to(self.folder).parts
+            name = "/".join(parts)
+            if parts[0] == _CHECKPOINTS or name in own or any(_KILLED_WRITE.fullmatch(part) for part in parts):
                 continue
             if path.is_symlink():
                 raise ValueError(f"{path} is a link; a stage's results must lie in its own folder")

@@ -1,7 +1,8 @@
 """YAML read with care: bounded size, depth and alias expansion, no key twice, keys as they are spelled.
 
 YAML 1.1 reads the bare word `on` as true; the keys of a mapping are therefore taken as the text that was written, so
-that `stop: {on: [...]}` means what it says. Dates stay text. Nothing but plain values can be built.
+that `stop: {on: [...]}` means what it says. Dates stay text. Nothing but plain values can be built. An alias (`*name`)
+gives a copy of what the anchor (`&name`) marks, so that changing one place later changes that place alone.
 """
 
 from __future__ import annotations
@@ -40,24 +41,27 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _construct_map)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_text)
 
 
-def read_yaml_file(path: Path) -> Any:
-    """The content of a YAML file. Raises UserError for a file that is missing, too large, no UTF-8, or no sound YAML."""
+def read_yaml_file(path: Path, what: str = "the recipe") -> Any:
+    """The content of a YAML file. Raises UserError for a file that is missing, too large, no UTF-8, or no sound YAML.
+
+    ``what``: what its sentences call the file.
+    """
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder; give the recipe file itself")
         with open(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise UserError(f"the recipe {path} does not exist{_beside(path)}") from None
+        raise UserError(f"{what} {path} does not exist{_beside(path)}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"the recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(content) > MAX_BYTES:
-        raise UserError(f"the recipe {path} is larger than 1 MiB; a recipe holds settings, and data is named in it by path")
+        raise UserError(f"{what} {path} is larger than 1 MiB; a recipe holds settings, and data is named in it by path")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"the recipe {path} is no UTF-8 text (line {line}); save it as UTF-8") from None
+        raise UserError(f"{what} {path} is no UTF-8 text (line {line}); save it as UTF-8") from None
     return parse_yaml(text, str(path))
 
 
@@ -70,7 +74,7 @@ def parse_yaml(text: str, source: str) -> Any:
         if node is None:
             return None
         _Inspection(source).visit(node, 1)
-        return loader.construct_document(node)
+        return _unshared(loader.construct_document(node))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -84,6 +88,15 @@ def parse_yaml(text: str, source: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _unshared(value: Any) -> Any:
+    """The value with every mapping and list a new one; ``copy.deepcopy`` would keep the aliases' sharing."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_unshared(inner) for inner in value]
+    return value
 
 
 class _Inspection:

@@ -22,8 +22,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ftft.errors import UserError
-from ftft.files import FORMAT, VERSION, atomic_path, read_json, write_text
+from ftft.files import FORMAT, VERSION, atomic_path, read_json, safetensors_os_error, write_text
 
 KIND, FORMAT_VERSION = "tree", 1
 
@@ -72,7 +70,7 @@ def save_tree(folder: Path | str, name: str, tree: Any) -> None:
         try:
             save_file(writer.tensors, temporary, metadata=metadata)
         except SafetensorError as error:
-            raise _as_os_error(error) from error
+            raise safetensors_os_error(error) or error from error
         temporary.chmod(mode)  # safetensors puts a private file of its own in place
 
 
@@ -229,9 +227,3 @@ def _is_unicode(text: str) -> bool:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _as_os_error(error: SafetensorError) -> Exception:
-    """safetensors reports a full disk as its own error whose text ends in ``(os error 28)``; the number is what counts."""
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number.group(1)), os.strerror(int(number.group(1)))) if number else error

@@ -8,10 +8,12 @@ Efron and Tibshirani 1993, chapters 13 (percentiles) and 8 (resampling units).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+
+from ftft.tasks.metrics import mean_f1
 
 BLOCK_ELEMENTS = 2**20  # multiplicities held at a time: 8 MiB as float64
 
@@ -83,3 +85,69 @@ def bootstrap_intervals(
         for name, values in measure(block.astype(np.float64)).items():
             collected.setdefault(name, []).append(values)
     return {name: percentile_interval(np.concatenate(parts), level) for name, parts in collected.items()}
+
+
+def paired_draws(
+    labels: np.ndarray, predictions: np.ndarray, *, clusters: np.ndarray | None, resamples: int, seed: Seed
+) -> dict[str, np.ndarray]:
+    """Accuracy and macro-F1 of S models on one set and on the same resamples of it.
+
+    ``labels`` int [N] and ``predictions`` int [S, N] are classes. Gives ``accuracy`` and ``macro_f1``, each float64
+    [1 + resamples, S]: row 0 is the set itself, so that whatever is done to all rows (a mean over sets, a difference of two
+    models) is done to the value and to its resamples alike. With the same seed these are the resamples of
+    :func:`bootstrap_intervals`. Both metrics are functions of counts per class, and units with equal counts (examples
+    with the same label and predictions) are told apart by nothing: a resample is a count of each kind of unit.
+    """
+    counts, kind = _units(labels, predictions, clusters)
+    draws = _kinds_drawn(kind, len(counts), resamples, np.random.default_rng(seed))
+    sums = np.concatenate([np.bincount(kind, minlength=len(counts))[None, :] @ counts, *(drawn @ counts for drawn in draws)])
+    models = len(predictions)
+    gold, *others = np.split(sums, 1 + 2 * models, axis=1)
+    n = gold.sum(axis=1)
+    n[n == 0] = np.nan
+    return {
+        "accuracy": np.stack([right.sum(axis=1) / n for right in others[models:]], axis=1),
+        "macro_f1": np.stack([mean_f1(r, gold, g) for g, r in zip(others[:models], others[models:])], axis=1),
+    }
+
+
+def interval_of(draws: np.ndarray, level: float = 0.95) -> dict[str, float]:
+    """``value``, ``low`` and ``high`` of one column of :func:`paired_draws` [1 + R], or of what was computed from them."""
+    low, high = percentile_interval(draws[1:], level)
+    return {"value": float(draws[0]), "low": low, "high": high}
+
+
+def mean_of_sets(draws: Sequence[np.ndarray]) -> np.ndarray:
+    """The unweighted mean over sets, which are sampled independently of each other: [1 + R, S] of each -> [1 + R, S]."""
+    return np.mean(np.stack(draws), axis=0)
+
+
+def _units(labels: np.ndarray, predictions: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """What can be drawn: (counts float64 [D, K + 2 S K] of each distinct unit, kind int64 [U] of every unit).
+
+    A unit is an example, or a cluster of them; its counts are those of the gold classes, then for each model those of the
+    predicted classes, then for each model those of the right ones.
+    """
+    rows = np.concatenate([np.asarray(labels)[None, :], np.asarray(predictions)]).astype(np.int64)
+    classes, coded = np.unique(rows, return_inverse=True)
+    cells, kind = np.unique(coded.reshape(rows.shape), axis=1, return_inverse=True)
+    one_hot = np.eye(len(classes))
+    gold, guessed = one_hot[cells[0]], [one_hot[row] for row in cells[1:]]
+    counts = np.concatenate([gold, *guessed, *(gold * guess for guess in guessed)], axis=1)
+    kind = kind.reshape(-1)
+    if clusters is None:
+        return counts, kind
+    distinct, member = np.unique(clusters, return_inverse=True)
+    holds = np.bincount(member.reshape(-1) * len(cells[0]) + kind, minlength=len(distinct) * len(cells[0]))
+    found, kind = np.unique(holds.reshape(len(distinct), -1) @ counts, axis=0, return_inverse=True)
+    return found, kind.reshape(-1)
+
+
+def _kinds_drawn(kind: np.ndarray, kinds: int, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """How often each kind of unit is drawn, in blocks int64 [B, kinds]; the units of :func:`multiplicity_blocks`."""
+    units = len(kind)
+    height = max(1, BLOCK_ELEMENTS // max(units, kinds, 1))
+    for start in range(0, resamples if units else 0, height):
+        size = min(height, resamples - start)
+        drawn = kind[generator.integers(units, size=(size, units))] + np.arange(size)[:, None] * kinds
+        yield np.bincount(drawn.reshape(-1), minlength=size * kinds).reshape(size, kinds)

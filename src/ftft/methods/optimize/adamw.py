@@ -26,7 +26,7 @@ class AdamW:
 
     learning_rate: float = setting(2e-5, "peak learning rate", origin="FTFT code, small and base models (large: 1e-5)", gt=0)
     betas: tuple[float, float] = setting(
-        (0.9, 0.999), "decay of the first and second moments", origin="Loshchilov and Hutter 2019"
+        (0.9, 0.999), "decay of the first and second moments", origin="Loshchilov and Hutter 2019", ge=0, lt=1
     )
     epsilon: float = setting(1e-6, "added to the root of the second moment", origin="FTFT code", gt=0)
     weight_decay: float = setting(0.0, "decay per step and unit of learning rate", origin="FTFT code", ge=0)

@@ -16,17 +16,8 @@ from ftft.dynamics.scores import SCORES
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
 from ftft.methods.contract import Selection
-from ftft.methods.pool import (
-    LabelledExamples,
-    Pool,
-    Ranking,
-    check_balance,
-    check_common,
-    check_compat,
-    check_score,
-    check_size,
-    rule_of,
-)
+from ftft.methods.pool import LabelledExamples, Pool, Ranking, rule_of
+from ftft.methods.pool_checks import check_balance, check_common, check_compat, check_score, check_size
 from ftft.settings import setting
 
 

@@ -17,16 +17,8 @@ from typing import Any, ClassVar, Literal
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError, did_you_mean
 from ftft.methods.contract import Selection
-from ftft.methods.pool import (
-    LabelledExamples,
-    Pool,
-    Ranking,
-    check_balance,
-    check_common,
-    check_score,
-    check_size,
-    rule_of,
-)
+from ftft.methods.pool import LabelledExamples, Pool, Ranking, rule_of
+from ftft.methods.pool_checks import check_balance, check_common, check_score, check_size
 from ftft.settings import setting
 
 PART = ("score", "share", "largest")
@@ -68,11 +60,12 @@ class Mixture:
     def __post_init__(self) -> None:
         if not self.parts:
             raise UserError(
-                "a mixture needs parts, for instance [{score: confidence, share: 0.3}, {score: variability, share: 0.7}]"
+                "parts is empty, and a mixture needs parts, for instance "
+                "[{score: confidence, share: 0.3}, {score: variability, share: 0.7}]"
             )
-        shares = [_part(part)[1] for part in self.parts]
+        shares = [_part(part, f"parts.{index}")[1] for index, part in enumerate(self.parts)]
         if any(not share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-            raise UserError(f"the shares of a mixture's parts must be above 0 and sum to 1, and they sum to {sum(shares):g}")
+            raise UserError(f"parts: their shares must be above 0 and sum to 1, and they sum to {sum(shares):g}")
         check_size(self.fraction, self.count)
         check_balance(self.balance, "balance")
         check_common(
@@ -110,15 +103,15 @@ class Mixture:
         return pool.selection(rule, rankings, rows, apply=self.apply, copies=self.copies, weight=self.weight)
 
 
-def _part(part: Mapping[str, Any]) -> tuple[str, float, bool]:
-    """Score, share and whether its largest values are meant; UserError for anything else a part may hold."""
+def _part(part: Mapping[str, Any], where: str = "parts") -> tuple[str, float, bool]:
+    """Score, share and whether its largest values are meant; UserError, led by ``where``, for anything else in a part."""
     for key in part:
         if key not in PART:
-            raise UserError(f'a part of a mixture has no "{key}"{did_you_mean(key, PART)}')
+            raise UserError(f'{where}.{key}: a part of a mixture has no "{key}"{did_you_mean(key, PART)}')
     score, share, largest = part.get("score", "variability"), part.get("share"), part.get("largest", True)
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not isinstance(largest, bool):
         raise UserError(
-            f"a part of a mixture is {{score: name, share: number, largest: true or false}}, and one is {dict(part)}"
+            f"{where}: a part of a mixture is {{score: name, share: number, largest: true or false}}, and this is {dict(part)}"
         )
-    check_score(score)
+    check_score(score, f"{where}.score")
     return score, float(share), largest

@@ -14,17 +14,8 @@ from ftft.dynamics.choosing import rank
 from ftft.dynamics.idhash import uniform_of_ids
 from ftft.dynamics.table import Dynamics
 from ftft.methods.contract import Selection
-from ftft.methods.pool import (
-    Balance,
-    LabelledExamples,
-    Pool,
-    Ranking,
-    check_balance,
-    check_common,
-    check_compat,
-    check_size,
-    rule_of,
-)
+from ftft.methods.pool import LabelledExamples, Pool, Ranking, rule_of
+from ftft.methods.pool_checks import Balance, check_balance, check_common, check_compat, check_size
 from ftft.settings import setting
 
 

@@ -20,17 +20,8 @@ from typing import ClassVar, Literal
 from ftft.dynamics.choosing import above_quantile, rank
 from ftft.dynamics.table import Dynamics
 from ftft.methods.contract import Selection
-from ftft.methods.pool import (
-    LabelledExamples,
-    Pool,
-    Ranking,
-    check_balance,
-    check_common,
-    check_compat,
-    check_score,
-    check_size,
-    rule_of,
-)
+from ftft.methods.pool import LabelledExamples, Pool, Ranking, rule_of
+from ftft.methods.pool_checks import check_balance, check_common, check_compat, check_score, check_size
 from ftft.settings import setting
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from ftft.dynamics.choosing import by_id
 from ftft.dynamics.table import Dynamics
 from ftft.methods.contract import Selection
-from ftft.methods.pool import LabelledExamples, Pool, Ranking, check_common, rule_of
+from ftft.methods.pool import LabelledExamples, Pool, Ranking, rule_of
+from ftft.methods.pool_checks import check_common
 from ftft.settings import setting
 
 

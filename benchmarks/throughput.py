@@ -1,0 +1,86 @@
+"""Training throughput of our loop against ``transformers.Trainer``, on the same examples with the same model.
+
+    python benchmarks/throughput.py [--pairs 5] [--steps 12] [--threads N] [--out FILE]
+
+Three comparisons, each the median over interleaved pairs of runs with a bootstrap 95 % interval; above 1 we are faster:
+
+- ``defaults``: what each does when nothing is set. Ours: batches of 32 of similar length, and bf16 where this processor is
+  measurably faster with it. The Trainer's: batches of 8 in random order, padded to their longest, in float32.
+- ``defaults_same_batch_size``: the same, with the Trainer's batches of our size.
+- ``equal``: the very same batches, in the same padding, in float32, with the same optimizer and clipping.
+
+Rates are in examples and in tokens per second; tokens of padding are not counted, but ``padding`` says how many there were.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import common
+import numpy as np
+from common import Job, Timing
+
+from ftft.engine.precision import has_native_bf16, speedup_of_bf16
+
+TRAINER_BATCH_SIZE = 8  # TrainingArguments.per_device_train_batch_size
+
+
+def compare(ours: Job, theirs: Job, arguments: Namespace, *, defaults: bool) -> dict[str, Any]:
+    """Ours over theirs in examples per second. The same batches are compared step by step, others run by run."""
+    timings = common.interleaved(
+        partial(common.run_loop, ours), partial(common.run_trainer, theirs, defaults=defaults), arguments
+    )
+    result = {
+        "wall": common.median_with_interval([_ratios(pair, "wall", by_step=not defaults) for pair in timings]),
+        "processor_time": common.median_with_interval([_ratios(pair, "processor", by_step=not defaults) for pair in timings]),
+    }
+    for side, name in enumerate(("ftft", "trainer")):
+        result[name] = _side([pair[side] for pair in timings])
+    return result
+
+
+def _ratios(pair: tuple[Timing, Timing], per: str, *, by_step: bool) -> np.ndarray:
+    ours, theirs = pair
+    if by_step:
+        return getattr(theirs, per) / getattr(ours, per)
+    return np.array([ours.rate("examples", per) / theirs.rate("examples", per)])
+
+
+def _side(runs: list[Timing]) -> dict[str, Any]:
+    def middle(of: str, per: str) -> float:
+        return round(float(np.median([run.rate(of, per) for run in runs])), 2)
+
+    one = runs[0]
+    return {
+        "examples_per_second": middle("examples", "wall"),
+        "tokens_per_second": middle("tokens", "wall"),
+        "examples_per_processor_second": middle("examples", "processor"),
+        "tokens_per_processor_second": middle("tokens", "processor"),
+        "padding": round(1 - float(one.tokens.sum() / one.width.sum()), 3),
+        "tokens_per_example": round(float(one.tokens.sum() / one.examples.sum()), 1),
+    }
+
+
+def main() -> None:
+    arguments = common.parser(__doc__, pairs=5, steps=12).parse_args()
+    job = common.job_of(arguments)
+    small = min(TRAINER_BATCH_SIZE, job.batch_size // 2)
+    times = job.batch_size // small
+    short = replace(job, batch_size=small, steps=job.steps * times, warmup=job.warmup * times)
+    plain = replace(job, precision="fp32")
+    results = {
+        "native_bf16": has_native_bf16(common.CPU),
+        "speedup_of_bf16_products": round(speedup_of_bf16(), 3),
+        "precision_of_defaults": common.precision_of(job),
+        "defaults": compare(job, short, arguments, defaults=True),
+        "defaults_same_batch_size": compare(job, job, arguments, defaults=True),
+        "equal": compare(plain, plain, arguments, defaults=False),
+    }
+    common.report("throughput", arguments, job, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What the evaluation sets together say: means over the sets of a role, and every stage against the baseline, paired.
+
+All stages are measured on the same resamples of each set (:func:`ftft.tasks.intervals.paired_draws`), so that the interval
+of a difference is that of the difference, not of two models that happened to be drawn apart. The sets of a mean are
+resampled independently. An OOD set that a model of the run has seen is in no OOD mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ftft.data.examples import EvaluationSet
+from ftft.tasks import intervals
+
+METRICS = ("accuracy", "macro_f1")
+MEANS = ("id", "ood")
+
+
+@dataclass(frozen=True)
+class SetRole:
+    """What an evaluation set is to the means: ``seen`` says that a model of the run was trained on it."""
+
+    name: str
+    role: str
+    split: str
+    seen: bool = False
+
+
+def averaged(sets: Iterable[SetRole], role: str) -> list[str]:
+    """The sets that the mean of a role is over: its test sets, or where there is none its validation sets; of OOD sets
+    only those that no model of the run has seen."""
+    own = [one for one in sets if one.role == role and not (role == "ood" and one.seen)]
+    return [one.name for one in own if one.split == "test"] or [one.name for one in own]
+
+
+def compare(
+    sets: Mapping[str, EvaluationSet],
+    predictions: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    baseline: str | None,
+    seen: Iterable[str],
+    resamples: int,
+    level: float,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """For each stage of ``predictions`` (stage -> set -> classes int [N]) the entries ``means`` and ``versus_baseline``.
+
+    ``means``: role -> {"sets", "accuracy", "macro_f1"}, None for a role without a set. ``versus_baseline``: the stage minus
+    the baseline, per set and for the means; None for the baseline itself and without one. Every figure is {"value", "low",
+    "high"}; without resamples the limits are NaN.
+    """
+    stages = list(predictions)
+    draws = {name: _draws(one, [predictions[stage][name] for stage in stages], resamples, seed) for name, one in sets.items()}
+    left_out = set(seen)
+    roles = [SetRole(name, one.role, one.split, name in left_out) for name, one in sets.items()]
+    over = {role: averaged(roles, role) for role in MEANS}
+    means = {role: _mean(draws, names) for role, names in over.items() if names}
+    against = stages.index(baseline) if baseline in stages else None
+
+    def figures(found: Mapping[str, np.ndarray], column: int, minus: int | None = None) -> dict[str, Any]:
+        columns = {name: found[name][:, column] - (0.0 if minus is None else found[name][:, minus]) for name in METRICS}
+        return {name: intervals.interval_of(values, level) for name, values in columns.items()}
+
+    result: dict[str, dict[str, Any]] = {}
+    for column, stage in enumerate(stages):
+        own = {role: {"sets": over[role], **figures(means[role], column)} if role in means else None for role in MEANS}
+        versus = None
+        if against is not None and column != against:
+            versus = {
+                "baseline": baseline,
+                "sets": {name: figures(draws[name], column, against) for name in sets},
+                "means": {
+                    role: {"sets": over[role], **figures(means[role], column, against)} if role in means else None
+                    for role in MEANS
+                },
+                "bootstrap": {"resamples": resamples, "level": level, "paired": True},
+            }
+        result[stage] = {"means": own, "versus_baseline": versus}
+    return result
+
+
+def _draws(one: EvaluationSet, predicted: Sequence[np.ndarray], resamples: int, seed: int) -> dict[str, np.ndarray]:
+    clusters = None if one.examples.clusters is None else intervals.codes(one.examples.clusters)
+    return intervals.paired_draws(
+        one.examples.labels,
+        np.stack(predicted),
+        clusters=clusters,
+        resamples=resamples,
+        seed=intervals.seed_for(seed, one.name),
+    )
+
+
+def _mean(draws: Mapping[str, Mapping[str, np.ndarray]], names: Sequence[str]) -> dict[str, np.ndarray]:
+    return {metric: intervals.mean_of_sets([draws[name][metric] for name in names]) for metric in METRICS}

@@ -1,0 +1,78 @@
+"""Every stage's selection made once before anything is trained, so that one that cannot work costs nothing.
+
+Dynamics of a file are read. Those that an earlier stage will record are stood in for by random logits of the same shape
+(its examples, its planned epochs, the last one perhaps in part): what refuses them refuses the real ones, such as a count
+above the pool, shares for labels that do not exist, or epochs that will not be recorded.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ftft.data.examples import Examples
+from ftft.dynamics.parquet import open_dynamics
+from ftft.dynamics.table import Dynamics
+from ftft.engine.batches import planned_steps
+from ftft.errors import UserError
+from ftft.methods import registry
+from ftft.methods.contract import Selection
+from ftft.paths import expand
+from ftft.run.recipe import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class PlannedSelection:
+    """What a stage will learn from: ``examples`` (rows, copies counted) of the pool, ``exact`` unless the dynamics that
+    are still to be recorded can change the number; and the ``steps`` it takes without an early stop."""
+
+    examples: int
+    steps: int
+    exact: bool
+
+
+def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelection]:
+    """The planned selection of every stage by its name; UserError, led by the stage's path, for one that cannot work."""
+    plans: dict[str, PlannedSelection] = {}
+    made: dict[str, Selection] = {}
+    for name, stage in recipe.stages.items():
+        where = f"stages.{name}.select"
+        source = stage.use_dynamics_of
+        dynamics = None
+        if source in recipe.stages:
+            dynamics = _stand_in(train, recipe.stages[source], made[source], plans[source].steps)
+        elif source is not None:
+            dynamics = open_dynamics(expand(source, f"stages.{name}.use_dynamics_of"))
+        selector = registry.build("select", stage.select, where)
+        seed = recipe.seed if stage.seed is None else stage.seed
+        try:
+            made[name] = selector.select(train, dynamics, seed=seed)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        steps = planned_steps(len(made[name]), stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
+        plans[name] = PlannedSelection(len(made[name]), steps, exact=source not in recipe.stages)
+    return plans
+
+
+def _stand_in(train: Examples, reference: Stage, selection: Selection, steps: int) -> Dynamics:
+    """Dynamics as the reference stage will record them, with random logits."""
+    rows = np.unique(pc.index_in(selection.ids, value_set=train.ids).to_numpy(zero_copy_only=False).astype(np.int64))
+    steps_per_epoch = max(1, math.ceil(len(selection) / reference.train.batch_size))
+    epochs = max(1, math.ceil(steps / steps_per_epoch))
+    left = steps - (epochs - 1) * steps_per_epoch  # steps of the last epoch
+    seen = np.zeros((epochs, len(train)), dtype=bool)
+    seen[:, rows] = True
+    if reference.dynamics is None or reference.dynamics.mode == "online":
+        seen[-1, rows[left * reference.train.batch_size :]] = False
+    classes, most = len(train.label_names), 64 if reference.dynamics is None else reference.dynamics.max_classes
+    generator = np.random.default_rng(0)
+    gold = train.labels.astype(np.int32)
+    if classes <= most:
+        logits = generator.standard_normal((epochs, len(train), classes), dtype=np.float32)
+        return Dynamics(train.ids, tuple(range(epochs)), seen, gold, logits=logits)
+    pair = generator.standard_normal((epochs, len(train), 2), dtype=np.float32)
+    probability = generator.random((epochs, len(train)), dtype=np.float32)
+    return Dynamics(train.ids, tuple(range(epochs)), seen, gold, pair_logits=pair, pair_probability=probability)

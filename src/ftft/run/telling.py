@@ -1,0 +1,91 @@
+"""What a result tells of a stage beyond its own figures: means and differences to the baseline, and why they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftft.data.examples import LoadedData
+from ftft.dynamics.parquet import open_dynamics, read_dynamics, write_dynamics
+from ftft.dynamics.table import Dynamics
+from ftft.errors import UserError
+from ftft.methods import registry
+from ftft.methods.selection import read_selection
+from ftft.paths import expand
+from ftft.run.comparing import compare
+from ftft.run.diagnosing import class_prior, diagnose_map
+from ftft.run.evaluating import Evaluation
+from ftft.run.portable import portable_path
+from ftft.run.recipe import Recipe
+from ftft.run.stages import FinishedStage
+
+USED_DYNAMICS = "dynamics_used.parquet"
+
+
+def tell_more(
+    recipe: Recipe,
+    data: LoadedData,
+    stages: Mapping[str, FinishedStage],
+    evaluations: Mapping[str, Evaluation],
+    seen: Mapping[str, Any],
+    folder: Path,
+    main: str,
+) -> dict[str, dict[str, Any]]:
+    """For every stage ``means`` and ``versus_baseline`` (:func:`ftft.run.comparing.compare`), ``class_prior`` of what it
+    learned from, and for one that selected by dynamics ``dynamics_used`` and ``diagnosis`` of their data map.
+
+    Dynamics that came from a file are copied into the run's ``folder``, so that the report can show them.
+    """
+    evaluator = registry.build("evaluate", recipe.stages[main].evaluate, f"stages.{main}.evaluate")
+    compared = compare(
+        data.evaluation,
+        {name: evaluation.classes for name, evaluation in evaluations.items()},
+        baseline=recipe.baseline,
+        seen=seen,
+        resamples=int(getattr(evaluator, "resamples", 1000)),
+        level=float(getattr(evaluator, "level", 0.95)),
+        seed=recipe.seed,
+    )
+    copied: dict[str, str] = {}
+    told = {}
+    for name, stage in stages.items():
+        of_dynamics = _of_dynamics(recipe, data, stages, folder, name, copied)
+        told[name] = {**compared[name], "class_prior": _class_prior(stage, data), **of_dynamics}
+    return told
+
+
+def _class_prior(stage: FinishedStage, data: LoadedData) -> dict[str, Any] | None:
+    try:
+        return class_prior(read_selection(stage.folder / "selection.parquet"), data.train)
+    except UserError:  # a stage whose selection is damaged is still a finished stage
+        return None
+
+
+def _of_dynamics(
+    recipe: Recipe, data: LoadedData, stages: Mapping[str, FinishedStage], folder: Path, name: str, copied: dict[str, str]
+) -> dict[str, Any]:
+    """``dynamics_used`` (whose they are and where the run's folder has them) and ``diagnosis``; both None without dynamics.
+
+    ``copied``: the sources that were copied for an earlier stage, with their file.
+    """
+    source, select = recipe.stages[name].use_dynamics_of, recipe.stages[name].select
+    if source is None:
+        return {"dynamics_used": None, "diagnosis": None}
+    if source in stages:
+        path = stages[source].dynamics_path
+        assert path is not None, f"stage {source} recorded no dynamics although stage {name} used them"
+        dynamics, file = read_dynamics(path), f"stages/{source}/dynamics.parquet"
+    elif source in copied:
+        dynamics, file = read_dynamics(folder / copied[source]), copied[source]
+    else:
+        dynamics, file = _copied(source, f"stages.{name}.use_dynamics_of", folder, f"stages/{name}/{USED_DYNAMICS}")
+        copied[source] = file
+    used = {"stage": source if source in stages else None, "source": portable_path(source), "file": file}
+    return {"dynamics_used": used, "diagnosis": diagnose_map(dynamics, select, data.train.ids)}
+
+
+def _copied(source: str, where: str, folder: Path, file: str) -> tuple[Dynamics, str]:
+    dynamics = open_dynamics(expand(source, where))
+    write_dynamics(dynamics, folder / file)
+    return dynamics, file

@@ -1,0 +1,161 @@
+"""The bill: whole, in one unit, charged as it ran, and estimated exactly where it is estimated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ftft.data.loading import load_data
+from ftft.engine.ledger import Ledger
+from ftft.engine.settings import TrainSettings
+from ftft.methods import registry
+from ftft.models.loading import load_classifier
+from ftft.models.settings import ModelSettings
+from ftft.run.costs import erm_cost, estimate_erm_flops, given_dynamics, padded_lengths, upstream, whole_cost
+from ftft.run.recipe import Recipe
+from ftft.run.runner import read_result, run_recipe
+
+CHOOSE = {"name": "top", "score": "variability", "count": 32}
+NO_RESAMPLES = {"name": "classification", "resamples": 0}
+# Dataset cartography: the reference is the main model, trained as ERM is; the main run has as many steps as ERM.
+CARTOGRAPHY: dict[str, Any] = {
+    "erm": {"evaluate": NO_RESAMPLES},
+    "reference": {"dynamics": {"mode": "online"}, "evaluate": NO_RESAMPLES},
+    "main": {"use_dynamics_of": "reference", "select": CHOOSE, "evaluate": NO_RESAMPLES},
+}
+
+
+@pytest.fixture(scope="module")
+def cartography(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]
+) -> tuple[Recipe, dict[str, Any]]:
+    recipe = tiny_recipe(tmp_path_factory.mktemp("costs"), tiny_bert_folder, CARTOGRAPHY, baseline="erm", main="main")
+    return recipe, read_result(run_recipe(recipe))
+
+
+def test_dataset_cartography_with_equal_models_is_200_per_cent_of_erm(cartography: tuple[Recipe, dict[str, Any]]) -> None:
+    _, result = cartography
+    costs = {name: stage["cost"] for name, stage in result["stages"].items()}
+    assert costs["main"]["fraction_of_erm"] == pytest.approx(2.0, abs=1e-9)
+    assert costs["erm"]["fraction_of_erm"] == costs["reference"]["fraction_of_erm"] == 1.0
+    assert costs["main"]["uses"] == ["reference"] and costs["main"]["erm_source"] == "measured: stage erm"
+    assert set(costs["main"]["ledger"]["effective"]) == {"reference", "training"}
+    assert costs["main"]["seconds"] == pytest.approx(
+        sum(result["stages"][name]["ledger"]["effective"]["training"]["seconds"] for name in ("reference", "main"))
+    )
+
+
+def test_a_stage_from_the_store_is_charged_as_it_ran_and_without_a_baseline_the_estimate_is_what_was_measured(
+    cartography: tuple[Recipe, dict[str, Any]],
+) -> None:
+    recipe, first = cartography
+    # The same recipe, without the ERM stage: all that it names is in the store.
+    stages = {name: stage for name, stage in recipe.stages.items() if name != "erm"}
+    result = read_result(run_recipe(dataclasses.replace(recipe, stages=stages, baseline=None, name="without")))
+    main, before = result["stages"]["main"]["cost"], first["stages"]["main"]["cost"]
+    assert main["reused"] == ["reference", "main"] and before["reused"] == []
+    assert result["stages"]["reference"]["ledger"]["reused"] and not first["stages"]["reference"]["ledger"]["reused"]
+    for book in ("effective", "repeated"):
+        assert main["ledger"][book] == before["ledger"][book]
+    assert main["erm_flops"] == before["erm_flops"] and main["fraction_of_erm"] == pytest.approx(2.0, abs=1e-9)
+    assert main["erm_source"] == "estimated from the counted batches of stage main, as 24 steps over all 96 examples"
+    # One unit for all stages of the run, also for the one that is plain fine-tuning of the reference.
+    assert result["stages"]["reference"]["cost"]["fraction_of_erm"] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_the_estimate_of_batches_of_many_lengths_is_what_erm_cost(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe], tiny_sentences: Callable[..., Path]
+) -> None:
+    tiny_sentences(tmp_path / "train.csv", 90, seed=0, words=(3, 26))
+    train = {"epochs": 2, "batch_size": 8, "micro_batch_size": 4, "precision": "fp32"}
+    stages: dict[str, Any] = {name: {"train": train, "evaluate": NO_RESAMPLES} for name in ("erm", "random")}
+    stages["random"]["select"] = {"name": "random", "fraction": 0.6}
+    recipe = tiny_recipe(tmp_path, tiny_bert_folder, stages, baseline="erm", main="random")
+    recipe = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, max_length=21))  # no multiple of 8
+    measured = read_result(run_recipe(recipe))["stages"]["random"]["cost"]
+    alone = dataclasses.replace(recipe, stages={"random": recipe.stages["random"]}, baseline=None)
+    estimated = read_result(run_recipe(alone))["stages"]["random"]["cost"]
+    assert estimated["erm_source"].startswith("estimated") and measured["erm_source"].startswith("measured")
+    assert estimated["erm_flops"] == pytest.approx(measured["erm_flops"], rel=1e-9)
+
+
+def test_steps_spent_waiting_are_charged(tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    train = {"steps": 24, "batch_size": 8, "precision": "fp32", "shuffle": "plain", "evaluate_every": 2}
+    optimize = {"name": "adamw", "learning_rate": 1e-9}  # nothing improves, so that patience runs out
+    stop = {"patience": 3, "minimum_improvement": 0.5}
+    stages: dict[str, Any] = {
+        "erm": {"evaluate": NO_RESAMPLES},
+        "main": {"train": train, "optimize": optimize, "stop": stop, "combine": {"name": "best"}, "evaluate": NO_RESAMPLES},
+    }
+    result = read_result(run_recipe(tiny_recipe(tmp_path, tiny_bert_folder, stages, baseline="erm", main="main")))
+    main, erm = result["stages"]["main"], result["stages"]["erm"]
+    training = main["training"]
+    assert training["stopped_early"] and (training["best_step"], training["steps"]) == (2, 8)
+    assert main["artefact"]["step"] == 2
+    ledger = main["ledger"]["effective"]
+    assert ledger["training"]["steps"] == 8 and ledger["evaluation"]["flops"] > 0
+    assert ledger["training"]["flops"] * 3 == erm["ledger"]["effective"]["training"]["flops"]
+    whole = ledger["training"]["flops"] + ledger["evaluation"]["flops"]
+    assert main["cost"]["flops"] == whole and main["cost"]["fraction_of_erm"] == whole / erm["cost"]["flops"]
+
+
+def stage(**changes: Any) -> Any:
+    found = {"use_dynamics_of": None, "select": {"name": "all"}, "train": TrainSettings(), "seed": None}
+    return SimpleNamespace(**{**found, **changes})
+
+
+def ledger(flops: int) -> Ledger:
+    made = Ledger()
+    made.add("training", flops=flops, steps=1)
+    return made
+
+
+def test_a_chain_of_stages_is_charged_whole_and_each_once() -> None:
+    stages = {"a": stage(), "b": stage(use_dynamics_of="a"), "c": stage(use_dynamics_of="b"), "d": stage()}
+    assert upstream(stages, "c") == ["a", "b"] and upstream(stages, "d") == []
+    whole = whole_cost({name: ledger(10**index) for index, name in enumerate(stages)}, stages, "c")
+    assert whole.effective["reference"].flops == 11 and whole.effective["training"].flops == 100
+
+
+def test_dynamics_of_a_file_are_told_for_the_stages_that_use_them_at_second_hand() -> None:
+    stages = {"a": stage(use_dynamics_of="some/dynamics.parquet"), "b": stage(use_dynamics_of="a"), "c": stage()}
+    assert given_dynamics(stages, "b") == given_dynamics(stages, "a") == ["some/dynamics.parquet"]
+    assert given_dynamics(stages, "c") == []
+
+
+def test_the_unit_is_not_known_before_its_stage_is_finished() -> None:
+    def never() -> np.ndarray:
+        raise AssertionError("nothing is estimated here")
+
+    recipe = SimpleNamespace(baseline="erm", stages={"erm": stage(), "main": stage()}, seed=0)
+    assert erm_cost(recipe, "main", {"main": ledger(5)}, {}, never).flops is None
+    found = erm_cost(recipe, "main", {"main": ledger(5), "erm": ledger(9)}, {}, never)
+    assert (found.flops, found.source) == (9, "measured: stage erm")
+    alone = SimpleNamespace(baseline=None, stages={"reference": stage(), "main": stage()}, seed=0)
+    assert erm_cost(alone, "main", {"reference": ledger(5)}, {}, never).source == "not yet"
+    assert erm_cost(alone, "main", {"main": ledger(5)}, {}, never).source == "measured: stage main is plain fine-tuning"
+
+
+def test_an_estimate_without_counted_batches_is_not_a_number() -> None:
+    assert np.isnan(estimate_erm_flops([], np.full(20, 8, dtype=np.int32), TrainSettings(), seed=0))
+
+
+def test_padded_lengths_are_the_widths_of_batches(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe], tiny_sentences: Callable[..., Path]
+) -> None:
+    tiny_sentences(tmp_path / "train.csv", 60, seed=0, words=(2, 24))
+    recipe = tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}})
+    task = registry.build_task(dataclasses.replace(recipe.task, max_length=21))
+    train = load_data(recipe.data).train
+    loaded = load_classifier(ModelSettings(path=str(tiny_bert_folder)), train.label_names)
+    prepared = task.prepare(train, loaded.tokenizer)
+    lengths = padded_lengths(task, prepared)
+    assert lengths.shape == (60,) and set(lengths) == {8, 16, 21}
+    for rows in (np.arange(10), np.array([3, 40]), np.arange(60)):
+        assert task.collate(prepared, rows).inputs["input_ids"].shape[1] == lengths[rows].max()

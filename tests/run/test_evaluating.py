@@ -1,0 +1,113 @@
+"""Measuring a finished model: predictions are kept and used again, and sets that a model has seen are told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ftft.data.loading import load_data
+from ftft.errors import UserError
+from ftft.methods import registry
+from ftft.models.loading import load_classifier
+from ftft.run.evaluating import Evaluation, evaluate, evaluate_saved, read_predictions, said_of, sets_seen, write_predictions
+from ftft.run.recipe import Recipe
+
+SECTION = {"name": "classification", "resamples": 20}
+
+
+@pytest.fixture
+def measured(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]
+) -> Callable[..., tuple[Evaluation, list[str]]]:
+    """A function that measures the untrained model into ``folder``; gives the evaluation, and the sets it predicted."""
+    recipe = tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}})
+    task = registry.build_task(recipe.task)
+
+    def measure(folder: Path, reverse: bool = False) -> tuple[Evaluation, list[str]]:
+        data, predicted = load_data(recipe.data), []
+        if reverse:  # the same sets, their rows in another order
+            sets = {
+                name: dataclasses.replace(one, examples=one.examples.take(np.arange(len(one.examples))[::-1]))
+                for name, one in data.evaluation.items()
+            }
+            data = dataclasses.replace(data, evaluation=sets)
+
+        def load() -> tuple[Any, Any, Any]:
+            loaded = load_classifier(recipe.stages["erm"].model, data.train.label_names, seed=0)
+            return loaded.model, loaded.tokenizer, "fp32"
+
+        found = evaluate(
+            folder,
+            data,
+            task,
+            SECTION,
+            where="evaluate",
+            seed=0,
+            load_model=load,
+            notify=lambda event: predicted.append(event["set"]),
+        )
+        return found, predicted
+
+    return measure
+
+
+def test_predictions_are_made_once_and_used_again_whatever_the_order_of_the_rows(
+    measured: Callable[..., tuple[Evaluation, list[str]]], tmp_path: Path
+) -> None:
+    first, predicted = measured(tmp_path / "kept")
+    assert predicted == ["validation", "test", "ood", "ood_validation"]
+    again, none = measured(tmp_path / "kept")
+    assert none == [] and json.dumps(again.sets) == json.dumps(first.sets)
+    assert again.ledger.to_json() == first.ledger.to_json() and first.ledger.effective["evaluation"].examples == 128
+    reversed_rows, none = measured(tmp_path / "kept", reverse=True)
+    assert none == []
+    for name, one in first.classes.items():
+        assert np.array_equal(reversed_rows.classes[name], one[::-1])
+        value = reversed_rows.sets[name]["metrics"]["accuracy"]["value"]
+        assert value == pytest.approx(first.sets[name]["metrics"]["accuracy"]["value"])
+
+
+def test_predictions_round_trip_and_a_damaged_file_is_the_users_error(tmp_path: Path) -> None:
+    path, probabilities = tmp_path / "one.parquet", np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
+    write_predictions(path, pa.array(["a", "b"]), np.array([1, 0]), probabilities, {})
+    ids, labels, found = read_predictions(path)
+    assert ids.to_pylist() == ["a", "b"] and labels.tolist() == [1, 0] and np.array_equal(found, probabilities)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="not a readable predictions file"):
+        read_predictions(path)
+
+
+def test_the_sets_that_models_have_seen_are_told_by_stage(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}, "main": {}})
+    assert sets_seen(recipe) == {}
+    sets = dict(recipe.data.evaluation)
+    sets["ood"] = dataclasses.replace(sets["ood"], known_to=[tiny_bert_folder.parent.name])
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, evaluation=sets))
+    seen = sets_seen(recipe)
+    assert set(seen) == {"ood"} and set(seen["ood"]) == {"erm", "main"}
+    assert len(said_of(seen)) == 1 and "was trained on this data" in said_of(seen)[0]
+
+
+def test_a_saved_model_is_measured_with_a_mark_on_what_it_has_seen(
+    tmp_path: Path, tiny_folder: Callable[..., Path], tiny_recipe: Callable[..., Recipe]
+) -> None:
+    model = tiny_folder("bert")  # with a head, whose labels have no names
+    recipe = tiny_recipe(tmp_path, model, {"erm": {"evaluate": SECTION}})
+    sets = dict(recipe.data.evaluation)
+    sets["ood"] = dataclasses.replace(sets["ood"], known_to=[model.parent.name])
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, evaluation=sets))
+    events: list[dict[str, Any]] = []
+    found = evaluate_saved(model, recipe, out=tmp_path / "out", notify=events.append)
+    assert [name for name, one in found.items() if one["seen"]] == ["ood"]
+    assert any(event["event"] == "warning" and "was trained on this data" in event["text"] for event in events)
+    written = (tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8")
+    assert json.loads(written)["model"] == "model" and str(tmp_path) not in written
