@@ -67,6 +67,7 @@ def _side(runs: list[Timing]) -> dict[str, Any]:
 def main() -> None:
     arguments = common.parser(__doc__, pairs=5, steps=12).parse_args()
     job = common.job_of(arguments)
+    job = replace(job, precision=common.precision_of(job))
     small = min(TRAINER_BATCH_SIZE, job.batch_size // 2)
     times = job.batch_size // small
     short = replace(job, batch_size=small, steps=job.steps * times, warmup=job.warmup * times)
@@ -74,7 +75,7 @@ def main() -> None:
     results = {
         "native_bf16": has_native_bf16(common.CPU),
         "speedup_of_bf16_products": round(speedup_of_bf16(), 3),
-        "precision_of_defaults": common.precision_of(job),
+        "precision_of_defaults": job.precision,
         "defaults": compare(job, short, arguments, defaults=True),
         "defaults_same_batch_size": compare(job, job, arguments, defaults=True),
         "equal": compare(plain, plain, arguments, defaults=False),

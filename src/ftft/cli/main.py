@@ -37,7 +37,7 @@ COMMANDS = {
 WRITING = ("init", "select", "score", "eval", "export", "demo")  # `run` alone knows how to share its work
 
 USER_ERROR, INTERRUPTED = 2, 130
-SECONDS_TO_SPEAK = 10
+SECONDS_TO_SPEAK = 30
 
 
 class LazyGroup(TyperGroup):
