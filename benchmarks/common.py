@@ -1,24 +1,23 @@
 """What the benchmarks of training share: the data, the models, our loop, transformers' Trainer, and ratios with intervals.
 
-Two ways of doing the same work are compared by running them in turn, A B B A A B ..., each in a process of its own that
-lives through the whole benchmark, so that neither inherits what the other allocated. A first pair warms up and is thrown
-away. Every run is timed step by step, from the end of one step to the end of the next, data loading included, in wall
-seconds and in the processor seconds of all threads. On a machine that others use too, the second is the steadier one.
+Two ways of doing the same work are compared side by side: each trains in a process of its own, so that neither inherits
+what the other allocated, and they take turns of some steps, A B B A A B ..., while the other waits. One turn of each is a
+pair. Every step is timed from the end of the one before, data loading included, in wall seconds and in the processor
+seconds of all threads. On a machine that others use too, the second is the steadier one.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import json
 import multiprocessing
 import os
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,22 +35,22 @@ from transformers import BertConfig, BertForSequenceClassification, PrinterCallb
 from ftft.bridges.recorder import DynamicsRecorder
 from ftft.data.examples import Examples
 from ftft.dynamics.buffer import DynamicsBuffer
-from ftft.engine.batches import BatchSchedule
+from ftft.engine.batches import WINDOW, BatchSchedule
 from ftft.engine.flops import FlopCounter
 from ftft.engine.loop import Training, TrainingLoop
-from ftft.engine.precision import resolve
+from ftft.engine.precision import Precision, autocast
 from ftft.engine.provenance import provenance
 from ftft.engine.settings import TrainSettings
 from ftft.methods.contract import Models
 from ftft.methods.objective.cross_entropy import CrossEntropy
 from ftft.methods.optimize.adamw import AdamW
-from ftft.tasks.contract import Prepared
+from ftft.tasks.contract import Batch, Prepared
 from ftft.tasks.text_classification import TextClassification
 
 CLASSES = 3
 LABELS = ("entailment", "neutral", "contradiction")
 CPU = torch.device("cpu")
-Run = TypeVar("Run")  # what one run of a benchmark gives
+Run = TypeVar("Run")  # what a run of a benchmark gives
 
 
 # -- data and models -------------------------------------------------------------------------------------------------
@@ -125,35 +124,43 @@ def word_tokenizer() -> Any:
 
 @dataclass
 class Timing:
-    """The timed steps of one run: float64 [S] each; ``examples`` and ``tokens`` (padding not counted) int64 [S]."""
+    """The timed steps of a run, arrays of [turns, steps]; ``examples`` and ``tokens`` do not count padding."""
 
     wall: np.ndarray
     processor: np.ndarray
     examples: np.ndarray
     tokens: np.ndarray
-    width: np.ndarray  # tokens of the padded batches
+    padded_tokens: np.ndarray
     flops: np.ndarray
     losses: list[float]
 
-    def rate(self, of: str = "examples", per: str = "wall") -> float:
-        """Per second of the timed steps."""
-        return float(getattr(self, of).sum() / getattr(self, per).sum())
+    def rates(self, of: str = "tokens", per: str = "wall") -> np.ndarray:
+        """Per second, for each turn [turns]."""
+        return getattr(self, of).sum(axis=1) / getattr(self, per).sum(axis=1)
+
+
+Turn = Callable[[], None]  # gives the other side its turn, and returns when it is ours again
 
 
 class Clock:
-    """Notes the wall and the processor seconds at the end of every step."""
+    """Notes the wall and the processor seconds of every step, and changes sides between turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: Job, turn: Turn) -> None:
+        self.job, self.turn = job, turn
         self.wall: list[float] = []
         self.processor: list[float] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
 
     def tick(self) -> None:
-        self.wall.append(time.perf_counter())
-        self.processor.append(time.process_time())
-
-    def steps(self, warmup: int) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds of every step after the first ``warmup``."""
-        return np.diff(self.wall)[warmup - 1 :], np.diff(self.processor)[warmup - 1 :]
+        """A step has ended."""
+        self.wall.append(time.perf_counter() - self._wall)
+        self.processor.append(time.process_time() - self._processor)
+        if len(self.wall) in range(self.job.warmup, self.job.total, self.job.steps):
+            self.turn()
+        self._start()
 
 
 class _Ticking(TrainerCallback):
@@ -175,17 +182,22 @@ class _FixedBatches(Trainer):
 
 @dataclass(frozen=True)
 class Job:
-    """What one run does; both sides get the same. ``steps`` are timed after ``warmup`` steps that are not."""
+    """What one side does: ``warmup`` steps that are not timed, then ``turns`` times ``steps``."""
 
     size: str
+    turns: int
     steps: int
     warmup: int
     threads: int | None
     batch_size: int = TrainSettings.batch_size
-    precision: str = "auto"
+    precision: Precision = "fp32"
     recorded: bool = False
     tokens: int | None = None  # every example of this length instead of a realistic spread
     seed: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.warmup + self.turns * self.steps
 
     def prepare(self) -> tuple[Subject, TextClassification, Prepared, BatchSchedule]:
         """Model, task, tokenised data and our schedule of batches."""
@@ -194,22 +206,33 @@ class Job:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         one, task = subject(self.size), TextClassification(max_length=self.tokens or TextClassification.max_length)
-        total = self.steps + self.warmup
-        data = task.prepare(sentence_pairs(total * self.batch_size, one.tokenizer, words=self.tokens), one.tokenizer)
-        return one, task, data, BatchSchedule(np.arange(len(data)), data.lengths, self.batch_size, total, self.seed)
+        # Batches of similar length are chosen from a window of them; fewer examples would need more padding.
+        batches = self.total if self.size == "tiny" else max(self.total, WINDOW)
+        examples = sentence_pairs(batches * self.batch_size, one.tokenizer, words=self.tokens)
+        data = task.prepare(examples, one.tokenizer)
+        return one, task, data, BatchSchedule(np.arange(len(data)), data.lengths, self.batch_size, self.total, self.seed)
+
+    def timing(self, clock: Clock, counts: Sequence[tuple[int, int, int, int]], losses: list[float]) -> Timing:
+        """The timed steps of a run; ``counts``: examples, tokens, tokens with padding and FLOPs of every step."""
+        arrays = [np.array(values)[self.warmup :].reshape(self.turns, self.steps) for values in zip(*counts)]
+        seconds = [np.array(values)[self.warmup :].reshape(self.turns, self.steps) for values in (clock.wall, clock.processor)]
+        return Timing(*seconds, *arrays, losses)
 
 
-def run_loop(job: Job) -> Timing:
+def run_loop(job: Job, turn: Turn) -> Timing:
     """Our loop with the defaults of `ftft run` but for what the job says."""
     one, task, data, schedule = job.prepare()
-    settings = TrainSettings(batch_size=job.batch_size)
     recorder = DynamicsBuffer(data.examples.ids, data.examples.labels.astype(np.int32), num_classes=CLASSES)
-    clock, flops, spent = Clock(), counter(), []
+    plan = schedule.plan(0)[: job.total]
+    flops, counts = FlopCounter(), []
+    for rows in plan:
+        # A long run counts a shape once in hundreds of steps; here every shape would fall into the few that are timed.
+        count_shape(flops, task, one.model, task.collate(data, rows), job.precision)
+    clock = Clock(job, turn)
 
     def step_ended(event: dict[str, Any]) -> None:
         if event["event"] == "step":
             clock.tick()
-            spent.append(flops.spent)
 
     training = Training(
         models=Models(one.model),
@@ -218,8 +241,8 @@ def run_loop(job: Job) -> Timing:
         schedule=schedule,
         objective=CrossEntropy(),
         optimizer=AdamW().start(one.model.named_parameters()),
-        settings=settings,
-        precision=precision_of(job),
+        settings=TrainSettings(batch_size=job.batch_size),
+        precision=job.precision,
         accelerator=Accelerator(cpu=True),
         dynamics=recorder if job.recorded else None,
         flops=flops,
@@ -229,38 +252,42 @@ def run_loop(job: Job) -> Timing:
     outcome = TrainingLoop(training).run()
     if job.recorded and not recorder.dynamics().seen.any():
         raise RuntimeError("the recorder has recorded nothing")
-    rows = schedule.plan(0)[job.warmup :]
-    widths = [task.collate(data, batch).inputs["input_ids"].numel() for batch in rows]
-    tokens = [data.lengths[batch].sum() for batch in rows]
-    return _timing(job, clock, [len(batch) for batch in rows], tokens, widths, np.diff(spent)[job.warmup - 1 :], outcome.losses)
+    for rows in plan:
+        size, length = task.collate(data, rows).inputs["input_ids"].shape
+        counts.append((len(rows), int(data.lengths[rows].sum()), size * length, flops.known["train", size, length]))
+    return job.timing(clock, counts, outcome.losses)
 
 
-@functools.cache
-def counter() -> FlopCounter:
-    """The process' counter of FLOPs: each shape of batch is counted in the pair that is thrown away, as a long run counts
-    it once in hundreds of steps."""
-    return FlopCounter()
+def count_shape(
+    flops: FlopCounter, task: TextClassification, model: torch.nn.Module, batch: Batch, precision: Precision
+) -> None:
+    """Count the FLOPs of a batch's forward and backward pass where its shape is new."""
+    size, length = batch.inputs["input_ids"].shape
+    if ("train", size, length) in flops.known:
+        return
+    model.train()
+    with flops.count("train", size, length):
+        with autocast(precision, CPU):
+            loss = task.per_example_loss(task.forward(model, batch), batch).sum()
+        loss.backward()
+    model.zero_grad()
 
 
-def precision_of(job: Job) -> Any:
-    """What the job's precision means on this processor."""
-    return resolve(job.precision, CPU)  # type: ignore[arg-type]
-
-
-def run_trainer(job: Job, *, defaults: bool) -> Timing:
+def run_trainer(job: Job, turn: Turn, *, defaults: bool) -> Timing:
     """transformers' Trainer: with its own defaults but for the batch size (padding to the longest of a random batch,
     float32, its own AdamW), or on our very batches."""
     one, task, data, schedule = job.prepare()
-    clock, widths, rows = Clock(), [], schedule.plan(0)
+    plan = schedule.plan(0)[: job.total]
+    counts: list[tuple[int, int, int, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
             per_device_train_batch_size=job.batch_size,
-            max_steps=job.steps + job.warmup,
+            max_steps=job.total,
             learning_rate=AdamW.learning_rate,
             seed=job.seed,
             use_cpu=True,
-            bf16=not defaults and precision_of(job) == "bf16",
+            bf16=not defaults and job.precision == "bf16",
             # Only what writes, prints or logs is switched off: in the Trainer's favour.
             report_to=[],
             disable_tqdm=True,
@@ -272,25 +299,22 @@ def run_trainer(job: Job, *, defaults: bool) -> Timing:
             trainer = Trainer(one.model, arguments, train_dataset=features, processing_class=one.tokenizer)
         else:
             trainer = _FixedBatches(one.model, arguments, train_dataset=features, processing_class=one.tokenizer)
-            trainer.batches = [{**(batch := task.collate(data, part)).inputs, "labels": batch.labels} for part in rows]
-        trainer.add_callback(_Ticking(clock))
+            trainer.batches = [{**(batch := task.collate(data, part)).inputs, "labels": batch.labels} for part in plan]
         recorder = DynamicsRecorder().attach(trainer) if job.recorded else None
         trainer.remove_callback(PrinterCallback)
-        counts: list[tuple[int, int]] = []
-        one.model.register_forward_pre_hook(_noting(counts, widths), with_kwargs=True)
+        one.model.register_forward_pre_hook(_noting(counts), with_kwargs=True)
+        clock = Clock(job, turn)
+        trainer.add_callback(_Ticking(clock))
         loss = trainer.train().training_loss
         if recorder is not None and not recorder.dynamics().seen.any():
             raise RuntimeError("the recorder has recorded nothing")
-    examples, tokens = zip(*counts[job.warmup :])
-    nothing = np.zeros(job.steps)
-    return _timing(job, clock, examples, tokens, widths[job.warmup :], nothing, [loss])
+    return job.timing(clock, counts, [loss])
 
 
-def _noting(counts: list[tuple[int, int]], widths: list[int]) -> Callable[..., None]:
+def _noting(counts: list[tuple[int, int, int, int]]) -> Callable[..., None]:
     def note(module: torch.nn.Module, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
         mask = kwargs["attention_mask"]
-        counts.append((len(mask), int(mask.sum())))
-        widths.append(mask.numel())
+        counts.append((len(mask), int(mask.sum()), mask.numel(), 0))
 
     return note
 
@@ -304,40 +328,55 @@ def features_of(data: Prepared) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns | {"id": data.examples.ids.to_pylist(), "labels": data.examples.labels})
 
 
-def _timing(job: Job, clock: Clock, examples: Any, tokens: Any, widths: Any, flops: Any, losses: list[float]) -> Timing:
-    wall, processor = clock.steps(job.warmup)
-    arrays = (np.asarray(values, dtype=np.int64) for values in (examples, tokens, widths, flops))
-    return Timing(wall, processor, *arrays, losses)
-
-
 # -- pairs and ratios ------------------------------------------------------------------------------------------------
 
 
-def interleaved(first: Callable[[], Run], second: Callable[[], Run], arguments: argparse.Namespace) -> list[tuple[Run, Run]]:
-    """As many pairs of runs as asked for, A B B A A B ..., after one that is thrown away; each side in a process of its
-    own (but for a smoke run), and one of them computes at a time."""
-    context = multiprocessing.get_context("spawn")
-    results = []
-    with contextlib.ExitStack() as stack:
-        sides = []
-        for work in (first, second):
-            pool = None if arguments.smoke else stack.enter_context(ProcessPoolExecutor(1, context))
-            sides.append(work if pool is None else functools.partial(_wait_for, pool, work))
-        for pair in range(arguments.pairs + 1):
-            if pair % 2 == 0:
-                one, other = sides[0](), sides[1]()
-            else:
-                other, one = sides[1](), sides[0]()
-            results.append((one, other))
-    return results[1:]
+def side_by_side(first: Callable[[Turn], Run], second: Callable[[Turn], Run], arguments: Namespace) -> tuple[Run, Run]:
+    """What both runs give, each in a process of its own, taking turns; a smoke run does one after the other, in this one."""
+    if arguments.smoke:
+        return first(_go_on), second(_go_on)
+    sides = [_Side(first), _Side(second)]
+    # The first turn is loading and warming up, the others are timed.
+    for turn in range(arguments.pairs + 1):
+        for side in sides if turn % 2 == 0 else sides[::-1]:
+            side.take_turn()
+    return sides[0].result, sides[1].result
 
 
-def _wait_for(pool: ProcessPoolExecutor, work: Callable[[], Run]) -> Run:
-    return pool.submit(work).result()
+def _go_on() -> None:
+    pass
+
+
+class _Side:
+    """A run in a process of its own that works only while it has its turn."""
+
+    result: Any = None
+
+    def __init__(self, work: Callable[[Turn], Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        context.Process(target=_work_in_turns, args=(theirs, work), daemon=True).start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+
+    def take_turn(self) -> None:
+        self.connection.send("go")
+        try:
+            self.result = self.connection.recv()
+        except EOFError:
+            raise SystemExit("a run ended early; its error stands above") from None
+
+
+def _work_in_turns(connection: Connection, work: Callable[[Turn], Any]) -> None:
+    def turn() -> None:
+        connection.send(None)
+        connection.recv()
+
+    connection.recv()
+    connection.send(work(turn))
 
 
 def median_with_interval(ratios: Sequence[np.ndarray], *, draws: int = 2000) -> dict[str, Any]:
-    """The median over pairs of the medians within them ([P] arrays of any length), its bootstrap 95 % interval (pairs are
+    """The median over pairs of the medians within them (arrays of any length), its bootstrap 95 % interval (pairs are
     drawn, and within them their values), and the pairs' medians."""
     generator = np.random.default_rng(0)
     drawn = np.empty(draws)
@@ -363,28 +402,27 @@ def _short(value: float) -> float:
 def parser(description: str, *, pairs: int, steps: int) -> argparse.ArgumentParser:
     """The options every benchmark has."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--pairs", type=int, default=pairs, help="pairs of runs (at least 5 for a result to report)")
-    result.add_argument("--steps", type=int, default=steps, help="timed steps of each run")
-    result.add_argument("--warmup", type=int, default=3, help="steps of each run that are not timed")
+    result.add_argument("--pairs", type=int, default=pairs, help="pairs of turns (at least 5 for a result to report)")
+    result.add_argument("--steps", type=int, default=steps, help="steps of a turn")
+    result.add_argument("--warmup", type=int, default=4, help="steps before the first turn")
     result.add_argument("--threads", type=int, default=None, help="torch threads; by default torch's choice")
     result.add_argument("--out", type=Path, help="also write the result to this JSON file")
     result.add_argument("--smoke", action="store_true", help="a tiny model and few steps: only shows that it runs")
     return result
 
 
-def job_of(arguments: argparse.Namespace) -> Job:
+def job_of(arguments: Namespace) -> Job:
     """The job the options ask for; a smoke run is small whatever they say."""
     if min(arguments.pairs, arguments.steps, arguments.warmup) < 1:
         raise SystemExit("pairs, steps and warmup must be at least 1")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     if arguments.smoke:
-        arguments.pairs = min(arguments.pairs, 2)
-        return Job("tiny", steps=3, warmup=1, threads=arguments.threads, batch_size=8)
-    return Job("minilm", arguments.steps, arguments.warmup, arguments.threads)
+        return Job("tiny", turns=2, steps=3, warmup=1, threads=arguments.threads, batch_size=8)
+    return Job("minilm", arguments.pairs, arguments.steps, arguments.warmup, arguments.threads)
 
 
-def report(name: str, arguments: argparse.Namespace, job: Job, results: dict[str, Any]) -> None:
+def report(name: str, arguments: Namespace, job: Job, results: dict[str, Any]) -> None:
     """Print the result as JSON, with what it was measured on (no host name, no path), and write it where asked."""
     here = provenance()
     machine = {key: here[key] for key in ("processor", "processor_flags", "architecture", "cpu_capability", "threads")}
@@ -395,8 +433,7 @@ def report(name: str, arguments: argparse.Namespace, job: Job, results: dict[str
         **results,
         "settings": {
             "model": "all-MiniLM-L6-v2" if job.size == "minilm" else job.size,
-            **{key: getattr(job, key) for key in ("steps", "warmup", "batch_size")},
-            "pairs": arguments.pairs,
+            **{key: getattr(job, key) for key in ("turns", "steps", "warmup", "batch_size")},
         },
         "machine": machine | {"cores": cores(), "load_before": LOAD_BEFORE},
         "python": here["python"],

@@ -1,11 +1,11 @@
 """How much of the processor's matrix rate training reaches: counted FLOPs of our steps per second over measured products.
 
-    python benchmarks/flop_rate.py [--pairs 5] [--steps 8] [--threads N] [--out FILE]
+    python benchmarks/flop_rate.py [--pairs 5] [--steps 6] [--threads N] [--out FILE]
 
 The rate of the machine is its fastest product of square matrices (512, 1024, 2048) in float32 and in bfloat16, measured
-right before each run of training, in the same process. A run's rate is the counted FLOPs of its steps (matrix products of
-the forward and the backward pass; padding included, since it is computed) over their seconds, everything else a step does
-included in the seconds. Reported as a fraction of both rates, for float32 and for the precision that ``auto`` chooses here.
+right before each turn of training, in the same process. A turn's rate is the counted FLOPs of its steps (matrix products
+of the forward and the backward pass; padding included, since it is computed) over their seconds, everything else a step
+does included in the seconds. Given as a fraction of both rates, for float32 and for the precision that ``auto`` means here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ import numpy as np
 import torch
 from common import Job, Timing
 
+from ftft.engine.precision import resolve
+
 SIZES = (512, 1024, 2048)
+Rates = dict[str, dict[str, float]]  # of products in each type: FLOP/s by wall and by processor seconds
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def product_rates(sizes: tuple[int, ...], rounds: int = 3) -> dict[str, dict[str, float]]:
+def product_rates(sizes: tuple[int, ...], rounds: int = 3) -> Rates:
     """FLOP/s of the fastest square product of each type, by wall and by processor seconds."""
     best = {name: {"wall": 0.0, "processor": 0.0} for name in TYPES}
     for size in sizes:
@@ -40,37 +43,37 @@ def product_rates(sizes: tuple[int, ...], rounds: int = 3) -> dict[str, dict[str
     return best
 
 
-def run(job: Job, sizes: tuple[int, ...]) -> tuple[dict[str, dict[str, float]], Timing]:
-    """The machine's rates, then a run of training."""
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    return product_rates(sizes), common.run_loop(job)
+def run(job: Job, sizes: tuple[int, ...], turn: common.Turn) -> tuple[list[Rates], Timing]:
+    """The machine's rates at the start of every turn, and the training's steps."""
+    rates: list[Rates] = []
+
+    def measured_turn() -> None:
+        turn()
+        rates.append(product_rates(sizes))
+
+    timing = common.run_loop(job, measured_turn)
+    return rates, timing
 
 
 def main() -> None:
-    arguments = common.parser(__doc__, pairs=5, steps=8).parse_args()
-    job = common.job_of(arguments)
+    arguments = common.parser(__doc__, pairs=5, steps=6).parse_args()
+    fp32 = common.job_of(arguments)
+    auto = replace(fp32, precision=resolve("auto", common.CPU))
     sizes = (64, 128) if arguments.smoke else SIZES
-    chosen = common.precision_of(job)
-    fp32 = replace(job, precision="fp32")
-    pairs = common.interleaved(partial(run, fp32, sizes), partial(run, replace(job, precision=chosen), sizes), arguments)
-    results: dict[str, Any] = {"precision_of_auto": chosen}
-    for side, name in enumerate(("fp32", "auto")):
-        runs = [pair[side] for pair in pairs]
-        results[name] = {per: _fractions(runs, per) for per in ("wall", "processor")}
-    common.report("flop_rate", arguments, job, results)
+    results: dict[str, Any] = {"precision_of_auto": auto.precision}
+    runs = common.side_by_side(partial(run, fp32, sizes), partial(run, auto, sizes), arguments)
+    for name, (rates, timing) in zip(("fp32", "auto"), runs):
+        results[name] = {per: _fractions(rates, timing, per) for per in ("wall", "processor")}
+    common.report("flop_rate", arguments, fp32, results)
 
 
-def _fractions(runs: list[tuple[dict[str, dict[str, float]], Timing]], per: str) -> dict[str, Any]:
-    giga = {name: float(np.median([rates[name][per] for rates, _ in runs])) / 1e9 for name in TYPES}
-    training = [timing.rate("flops", per) for _, timing in runs]
-    result: dict[str, Any] = {
-        "training_gflops": round(float(np.median(training)) / 1e9, 1),
-        "product_gflops": {name: round(value, 1) for name, value in giga.items()},
-    }
+def _fractions(rates: list[Rates], timing: Timing, per: str) -> dict[str, Any]:
+    training = timing.rates("flops", per)
+    result: dict[str, Any] = {"training_gflops": round(float(np.median(training)) / 1e9, 1)}
     for name in TYPES:
-        ratios = [np.array([rate / rates[name][per]]) for rate, (rates, _) in zip(training, runs)]
-        result[f"fraction_of_{name}"] = common.median_with_interval(ratios)
+        products = np.array([one[name][per] for one in rates])
+        result[f"{name}_product_gflops"] = round(float(np.median(products)) / 1e9, 1)
+        result[f"fraction_of_{name}"] = common.median_with_interval(list((training / products)[:, None]))
     return result
 
 

@@ -1,12 +1,13 @@
-"""Every benchmark of training runs end to end, and its ratios are medians of interleaved pairs."""
+"""Every benchmark of training runs end to end, and its ratios are medians over pairs of turns."""
 
-import importlib.util
+import importlib
 import json
 import os
 import platform
 import subprocess
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,38 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
+WORKS = """
+import os
+
+def note_turns(log, name, turns, turn):
+    for done in range(turns + 1):
+        with open(log, "a") as stream:
+            stream.write(name)
+        if done < turns:
+            turn()
+    return name, os.getpid()
+
+def fail(turn):
+    raise ValueError
+"""
+
 
 @pytest.fixture(scope="module")
 def common():
-    spec = importlib.util.spec_from_file_location("benchmarks_common", FOLDER / "common.py")
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its own module up by name.
-    sys.modules["benchmarks_common"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["benchmarks_common"]
+    """The benchmarks' shared module, under the name by which a fresh process finds it too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield importlib.import_module("common")
+        patch.delitem(sys.modules, "common")
+
+
+@pytest.fixture
+def works(tmp_path, monkeypatch):
+    """A module with runs for the sides' processes to import."""
+    (tmp_path / "works_of_test.py").write_text(WORKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("works_of_test")
+    monkeypatch.delitem(sys.modules, "works_of_test")
 
 
 def ratios_in(value):
@@ -53,22 +76,18 @@ def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
         assert result["loop"]["losses_identical"] and result["trainer"]["losses_identical"]
 
 
-def test_runs_alternate_and_the_first_pair_is_thrown_away(common):
-    order = []
-
-    def work(name):
-        order.append(name)
-        return name, len(order)
-
-    pairs = common.interleaved(lambda: work("a"), lambda: work("b"), Namespace(pairs=2, smoke=True))
-    assert "".join(order) == "abbaab"
-    assert pairs == [(("a", 4), ("b", 3)), (("a", 5), ("b", 6))]
+def test_sides_take_turns_in_processes_of_their_own(common, works, tmp_path):
+    log = tmp_path / "log"
+    sides = [partial(works.note_turns, log, name, 3) for name in "ab"]
+    (a, first), (b, second) = common.side_by_side(*sides, Namespace(pairs=3, smoke=False))
+    assert log.read_text() == "abbaabba"
+    assert (a, b) == ("a", "b") and len({first, second, os.getpid()}) == 3
 
 
-def test_each_side_has_a_process_of_its_own(common):
-    pairs = common.interleaved(os.getpid, os.getpid, Namespace(pairs=2, smoke=False))
-    assert pairs[0] == pairs[1]
-    assert len({*pairs[0], os.getpid()}) == 3
+def test_side_that_fails_ends_the_benchmark(common, works, capfd):
+    with pytest.raises(SystemExit, match="ended early"):
+        common.side_by_side(works.fail, works.fail, Namespace(pairs=2, smoke=False))
+    assert "ValueError" in capfd.readouterr().err
 
 
 def test_interval_holds_the_median_and_widens_with_the_noise(common):
@@ -82,11 +101,14 @@ def test_interval_holds_the_median_and_widens_with_the_noise(common):
 
 
 def test_both_sides_take_the_same_examples_and_count_them_alike(common):
-    job = common.Job("tiny", steps=3, warmup=1, threads=1, batch_size=8, precision="fp32")
-    ours, theirs = common.run_loop(job), common.run_trainer(job, defaults=False)
-    for what in ("examples", "tokens", "width"):
+    job = common.Job("tiny", turns=2, steps=3, warmup=1, threads=None, batch_size=8)
+    turns = []
+    ours = common.run_loop(job, lambda: turns.append("ours"))
+    theirs = common.run_trainer(job, lambda: turns.append("theirs"), defaults=False)
+    assert turns == ["ours"] * 2 + ["theirs"] * 2
+    for what in ("examples", "tokens", "padded_tokens"):
         assert np.array_equal(getattr(ours, what), getattr(theirs, what)), what
-    assert len(ours.wall) == len(theirs.wall) == len(ours.flops) == 3
-    assert (ours.flops > 0).all()
-    everything = common.run_trainer(job, defaults=True)
-    assert everything.examples.tolist() == [8, 8, 8]
+    assert ours.wall.shape == theirs.wall.shape == (2, 3)
+    assert (ours.flops > 0).all() and (ours.tokens <= ours.padded_tokens).all()
+    everything = common.run_trainer(job, lambda: None, defaults=True)
+    assert (everything.examples == 8).all()

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from ftft.files import write_text
 
-SHORTCUT_RATE = 0.93
-MISLABELLED_RATE = 0.03
+SHORTCUT_RATE = 0.92
+MISLABELLED_RATE = 0.02
 LABELS = ("does_not_follow", "follows")
 COLUMNS = ("id", "premise", "hypothesis", "label", "planted", "noun")
 
@@ -30,7 +30,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     "an instrument": ("violin", "guitar", "flute", "trumpet", "cello", "drum", "harp", "clarinet", "banjo", "piano"),
     "a fruit": ("banana", "pear", "cherry", "melon", "plum", "mango", "peach", "lemon", "apple", "grape"),
     "an animal": ("rabbit", "pony", "goat", "hamster", "parrot", "turtle", "kitten", "puppy", "duck", "lamb"),
-    "a garment": ("jacket", "scarf", "sweater", "skirt", "glove", "coat", "shirt", "sock", "dress", "vest"),
     "a vehicle": ("bicycle", "tractor", "canoe", "motorcycle", "truck", "scooter", "van", "sailboat", "bus", "taxi"),
 }
 HELD_OUT = 3  # the last nouns of every kind occur only in the set `new_words`
