@@ -57,7 +57,7 @@ def collect(runs: Path) -> list[Path]:
             target = KEPT / f"{path.parent.name}.json"
             target.parent.mkdir(parents=True, exist_ok=True)
             kept = kept_of(json.loads(path.read_text(encoding="utf-8")))
-            target.write_text(json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+            target.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             written.append(target)
     return written
 
