@@ -336,10 +336,14 @@ def side_by_side(first: Callable[[Turn], Run], second: Callable[[Turn], Run], ar
     if arguments.smoke:
         return first(_go_on), second(_go_on)
     sides = [_Side(first), _Side(second)]
-    # The first turn is loading and warming up, the others are timed.
-    for turn in range(arguments.pairs + 1):
-        for side in sides if turn % 2 == 0 else sides[::-1]:
-            side.take_turn()
+    try:
+        # The first turn is loading and warming up, the others are timed.
+        for turn in range(arguments.pairs + 1):
+            for side in sides if turn % 2 == 0 else sides[::-1]:
+                side.take_turn()
+    finally:
+        for side in sides:
+            side.end()
     return sides[0].result, sides[1].result
 
 
@@ -355,7 +359,8 @@ class _Side:
     def __init__(self, work: Callable[[Turn], Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        context.Process(target=_work_in_turns, args=(theirs, work), daemon=True).start()
+        self.process = context.Process(target=_work_in_turns, args=(theirs, work), daemon=True)
+        self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
     def take_turn(self) -> None:
@@ -365,13 +370,24 @@ class _Side:
         except EOFError:
             raise SystemExit("a run ended early; its error stands above") from None
 
+    def end(self) -> None:
+        """Waits for a run that gave its result; one that waits for its turn ends with the pipe."""
+        self.connection.close()
+        self.process.join()
+
 
 def _work_in_turns(connection: Connection, work: Callable[[Turn], Any]) -> None:
+    def wait() -> None:
+        try:
+            connection.recv()
+        except EOFError:
+            raise SystemExit from None  # the benchmark has ended before this run
+
     def turn() -> None:
         connection.send(None)
-        connection.recv()
+        wait()
 
-    connection.recv()
+    wait()
     connection.send(work(turn))
 
 

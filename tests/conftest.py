@@ -7,6 +7,7 @@ import csv
 import importlib.util
 import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,10 @@ def tiny_recipe(tiny_sentences: Callable[..., Path]) -> Callable[..., Any]:
         return recipe_from_dict({**raw, "output": str(folder / "runs"), **changes}, default_name="tiny")
 
     return recipe
+
+
+def pytest_configure() -> None:
+    """Tests send Ctrl-C to themselves and to processes they start, which inherit an ignored one: a background job of a
+    script (as a CI runner's may be) ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -76,6 +76,7 @@ def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
         assert result["loop"]["losses_identical"] and result["trainer"]["losses_identical"]
 
 
+@pytest.mark.slow
 def test_sides_take_turns_in_processes_of_their_own(common, works, tmp_path):
     log = tmp_path / "log"
     sides = [partial(works.note_turns, log, name, 3) for name in "ab"]
@@ -84,6 +85,7 @@ def test_sides_take_turns_in_processes_of_their_own(common, works, tmp_path):
     assert (a, b) == ("a", "b") and len({first, second, os.getpid()}) == 3
 
 
+@pytest.mark.slow
 def test_side_that_fails_ends_the_benchmark(common, works, capfd):
     with pytest.raises(SystemExit, match="ended early"):
         common.side_by_side(works.fail, works.fail, Namespace(pairs=2, smoke=False))
