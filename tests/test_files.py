@@ -105,8 +105,12 @@ def test_only_what_killed_writes_leave_is_removed(tmp_path, monkeypatch):
     remove_killed_writes(tmp_path / "nowhere")
 
 
-def test_the_number_in_the_error_of_safetensors_is_the_systems():
-    error = safetensors_os_error(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+@pytest.mark.parametrize(
+    "words",
+    ["I/O error: No space left on device (os error 28)", 'IoError(Os { code: 28, kind: StorageFull, message: "No space left" })'],
+)
+def test_the_number_in_the_error_of_safetensors_is_the_systems(words):
+    error = safetensors_os_error(RuntimeError(f"Error while serializing: {words}"))
     assert error is not None and error.errno == errno.ENOSPC
     assert safetensors_os_error(RuntimeError("no number")) is None
 

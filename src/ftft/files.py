@@ -45,9 +45,10 @@ def explain_os_error(error: OSError, path: Path | str) -> UserError:
 
 
 def safetensors_os_error(error: Exception) -> OSError | None:
-    """The system's error inside safetensors' own one, whose text ends in ``(os error 28)``; None where there is none."""
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number.group(1)), os.strerror(int(number.group(1)))) if number else None
+    """The system's error inside safetensors' own one, whose text holds its number (``(os error 28)``, in older releases
+    ``Os { code: 28, ...``); None where there is none."""
+    found = re.search(r"(?:os error|\bcode:) (\d+)", str(error))
+    return OSError(int(found.group(1)), os.strerror(int(found.group(1)))) if found else None
 
 
 def flush_folder(folder: Path) -> None:

@@ -81,7 +81,8 @@ def test_full_disk_leaves_the_old_model_whole(tiny_model, tiny_tokenizer, tmp_pa
     save_model(tmp_path / "saved", tiny_model("bert"), tiny_tokenizer)
     before = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
     model = tiny_model("electra")
-    error = OSError(28, "No space left on device") if kind == "os" else SafetensorError("I/O error: No space left on device")
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+    error = OSError(28, "No space left on device") if kind == "os" else SafetensorError(words)
 
     def fail(folder):
         (folder / "model.safetensors").write_bytes(b"half")
