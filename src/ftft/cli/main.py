@@ -23,6 +23,7 @@ from ftft.version import version
 # Command -> what `ftft --help` says of it; the module is `ftft.cli.<command>`.
 COMMANDS = {
     "run": "Train and evaluate a recipe; run again to resume.",
+    "compare": "Compare recipes fairly: run what a suite lacks, then show its table.",
     "check": "Check a recipe, then its data and model headers; nothing is trained.",
     "init": "Look at a data file and write a commented recipe for it.",
     "select": "Choose examples by their training dynamics.",
@@ -34,7 +35,7 @@ COMMANDS = {
     "schema": "Write the recipe's JSON Schema, for editors.",
 }
 
-WRITING = ("init", "select", "score", "eval", "export", "demo")  # `run` alone knows how to share its work
+WRITING = ("compare", "init", "select", "score", "eval", "export", "demo")  # `run` alone knows how to share its work
 
 USER_ERROR, INTERRUPTED = 2, 130
 SECONDS_TO_SPEAK = 30

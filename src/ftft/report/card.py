@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -25,6 +25,7 @@ from ftft.report.figures import (
     without_folders,
 )
 from ftft.report.headline import headline, with_interval
+from ftft.report.markdown import markdown_table, safe
 
 PIPELINES = {"text_classification": "text-classification", "image_classification": "image-classification"}
 
@@ -76,7 +77,7 @@ def _metrics(result: Mapping[str, Any], main: str) -> list[str]:
     note = f"In brackets {level(result)} bootstrap intervals over the evaluation sets."
     if any(one.seen_by for one in sets):
         note += " Seen: a model of the run was trained on this set, so it is in no OOD mean."
-    return ["## Metrics", _table(heads, rows), note]
+    return ["## Metrics", markdown_table(heads, rows), note]
 
 
 def _training(result: Mapping[str, Any], main: str) -> list[str]:
@@ -96,7 +97,7 @@ def _training(result: Mapping[str, Any], main: str) -> list[str]:
         [str(label), count(whole(n)), *([count(whole(dig(selected, label, "selected")))] if len(heads) > 2 else [])]
         for label, n in classes.items()
     ]
-    return ["## Training data", " ".join(lines), _table(heads, rows)]
+    return ["## Training data", " ".join(lines), markdown_table(heads, rows)]
 
 
 def _cost(result: Mapping[str, Any]) -> list[str]:
@@ -109,7 +110,7 @@ def _cost(result: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     note = "Each stage with the stages it uses; the share is of plain fine-tuning's (ERM) floating-point operations."
-    return ["## Cost", _table(["Stage", "FLOPs", "Of ERM", "Time"], rows), note]
+    return ["## Cost", markdown_table(["Stage", "FLOPs", "Of ERM", "Time"], rows), note]
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
@@ -124,16 +125,3 @@ def _recipe(result: Mapping[str, Any]) -> list[str]:
     text = yaml.safe_dump(without_folders(recipe), sort_keys=False, allow_unicode=True, width=100)
     # Indented, not fenced: no value in it can end the block.
     return ["## Recipe", "\n".join(f"    {line}" for line in text.splitlines())]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cell if cell == '---' else safe(cell) for cell in line)} |" for line in lines)
-
-
-def safe(text: str) -> str:
-    """Text on one line in which nothing is Markdown or HTML."""
-    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;", "*": "&#42;", "\\": "&#92;"}
-    escaped = "".join(marks.get(character, character) for character in flat)
-    return escaped.replace("](", "&#93;(").replace("][", "&#93;[")

@@ -21,12 +21,14 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Frame:
-    """The plot's area and what its edges mean."""
+    """The plot's area and what its edges mean. ``x_ticks``, ``y_ticks``: (place, words) where the axis is not a plain one."""
 
     x: tuple[float, float]
     y: tuple[float, float]
     width: int = WIDTH
     height: int = HEIGHT
+    x_ticks: Sequence[tuple[float, str]] | None = None
+    y_ticks: Sequence[tuple[float, str]] | None = None
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """A point in SVG units."""
@@ -37,20 +39,24 @@ class Frame:
     def axes(self, x_name: str, y_name: str) -> Markup:
         """Grid, ticks and names of both axes."""
         parts = []
-        for value in ticks(*self.y):
+        for value, words in self.y_ticks or [(value, f"{value:g}") for value in ticks(*self.y)]:
             _, y = self.at(self.x[0], value)
             parts.append(tag("line", attributes={"class": "grid", "x1": LEFT, "x2": self.width - RIGHT, "y1": y, "y2": y}))
-            parts.append(label(f"{value:g}", LEFT - 6, y + 4, "end"))
-        for value in ticks(*self.x):
+            parts.append(label(words, LEFT - 6, y + 4, "end"))
+        for value, words in self.x_ticks or [(value, _plain_tick(value)) for value in ticks(*self.x)]:
             x, y = self.at(value, self.y[0])
             parts.append(tag("line", attributes={"class": "axis", "x1": x, "x2": x, "y1": y, "y2": y + 4}))
-            parts.append(label(f"{value:,g}" if value < 1e6 else f"{value:g}", x, y + 18, "middle"))
+            parts.append(label(words, x, y + 18, "middle"))
         x, y = self.at(*[edge[0] for edge in (self.x, self.y)])
         parts.append(tag("line", attributes={"class": "axis", "x1": x, "x2": self.width - RIGHT, "y1": y, "y2": y}))
         parts.append(label(x_name, (LEFT + self.width - RIGHT) / 2, self.height - 6, "middle"))
         middle = (TOP + self.height - BOTTOM) / 2
         place: Attributes = {"x": 13, "y": middle, "text-anchor": "middle", "transform": f"rotate(-90 13 {middle:.0f})"}
         return join([*parts, tag("text", y_name, attributes=place)])
+
+
+def _plain_tick(value: float) -> str:
+    return f"{value:,g}" if value < 1e6 else f"{value:g}"
 
 
 def label(words: str, x: float, y: float, anchor: str, kind: str | None = None) -> Markup:

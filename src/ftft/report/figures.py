@@ -267,6 +267,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
+def decimals(value: float | None, digits: int = 3) -> str:
+    """A number with fixed decimals; "-" for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def points(entry: Interval | None) -> str:
     """A difference in percentage points with its interval, "-1.2 [-2.5, +0.1]"; "-" for None."""
     if entry is None:

@@ -47,16 +47,23 @@ def table(
     rows: Sequence[Sequence[Markup | str]],
     *,
     caption: str = "",
+    name: str = "",
     kinds: Sequence[str] = (),
 ) -> Markup:
-    """A table in a box that scrolls sideways where it is too wide; the first cell of a row is its heading. ``kinds``: a
-    class for every row ("" for none)."""
+    """A table in a box that scrolls sideways where it is too wide; the first cell of a row is its heading. ``name``:
+    what a screen reader calls it, where a heading stands above it instead of a caption; ``kinds``: a class for every row
+    ("" for none)."""
     head = tag("thead", tag("tr", *(tag("th", cell, attributes={"scope": "col"}) for cell in heads)))
     body = []
     for index, row in enumerate(rows):
         cells = [tag("th", row[0], attributes={"scope": "row"}), *(tag("td", cell) for cell in row[1:])]
         body.append(tag("tr", *cells, attributes={"class": (kinds[index] or None) if kinds else None}))
-    box = {"class": "wide", "tabindex": "0", "role": "region", "aria-label": caption or "table"}
+    box = {"class": "wide", "tabindex": "0", "role": "region", "aria-label": caption or name or "table"}
     scrolling = tag("div", tag("table", head, tag("tbody", *body)), attributes=box)
     # Not a <caption>: that would scroll sideways with the table.
     return join([tag("p", caption, attributes={"class": "soft"}), scrolling] if caption else [scrolling])
+
+
+def under(shown: Markup | str, *below: str) -> Markup:
+    """A figure with smaller lines below it, empty ones left out."""
+    return join([shown, *(tag("span", line, attributes={"class": "under"}) for line in below if line)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 import yaml
@@ -12,6 +11,7 @@ from ftft.report import tables
 from ftft.report.charts import learning_curves
 from ftft.report.datamap import draw_map
 from ftft.report.diagnosis import diagnoses
+from ftft.report.document import document, section, soft
 from ftft.report.figures import (
     count,
     dig,
@@ -34,25 +34,7 @@ def page(result: Mapping[str, Any], parts: Parts) -> str:
     name = str(result.get("name") or "run")
     sections = [_header(result, name), _headline(result), _notes(result, parts), _stages(result), _evaluation(result)]
     sections += [_diagnoses(result), _maps(parts), _curves(result), _ledger(result), _setup(result)]
-    style = files("ftft.report").joinpath("style.css").read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", attributes={"charset": "utf-8"}),
-        tag("meta", attributes={"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        tag("title", f"{name}: ftft report"),
-        tag("style", Markup(style)),
-    )
-    body = tag("body", tag("main", *(section for section in sections if section is not None)))
-    return f"<!DOCTYPE html>\n{tag('html', head, body, attributes={'lang': 'en'})}\n"
-
-
-def _section(title: str, *children: Markup | None) -> Markup | None:
-    present = [child for child in children if child is not None]
-    return tag("section", tag("h2", title), *present) if present else None
-
-
-def _soft(words: str) -> Markup:
-    return tag("p", words, attributes={"class": "soft"})
+    return document(f"{name}: ftft report", *(one for one in sections if one is not None))
 
 
 def _header(result: Mapping[str, Any], name: str) -> Markup:
@@ -64,7 +46,7 @@ def _header(result: Mapping[str, Any], name: str) -> Markup:
         f"seed {result['seed']}" if result.get("seed") is not None else "",
         str(result.get("created") or ""),
     ]
-    return tag("header", tag("h1", name), _soft(" · ".join(fact for fact in facts if fact)))
+    return tag("header", tag("h1", name), soft(" · ".join(fact for fact in facts if fact)))
 
 
 def _headline(result: Mapping[str, Any]) -> Markup:
@@ -91,25 +73,25 @@ def _stages(result: Mapping[str, Any]) -> Markup | None:
         return None
     sources = {str(source) for name in stage_names(result) if (source := dig(result, "stages", name, "cost", "erm_source"))}
     said = f"The unit of cost, plain fine-tuning (ERM), is {'; '.join(sorted(sources))}." if sources else ""
-    return _section("Stages", tables.stages_table(result), _soft(said) if said else None)
+    return section("Stages", tables.stages_table(result), soft(said) if said else None)
 
 
 def _evaluation(result: Mapping[str, Any]) -> Markup | None:
     if not evaluation_sets(result):
-        return _section("Results", tag("p", "The recipe names no evaluation set, so nothing was measured."))
+        return section("Results", tag("p", "The recipe names no evaluation set, so nothing was measured."))
     note = (
         "Prior-corrected: after correction to the set's own class prior, which uses its labels. Tuned threshold: the decision "
         "rule tuned on ID validation. Both tell a better model from a shifted class prior. ECE: expected calibration error."
     )
     without = left_out(evaluation_sets(result))
     said = tag("p", f"{without[0].upper()}{without[1:]}.") if without else None
-    more = (tag("h3", "Further metrics"), tables.further_table(result), _soft(note))
-    return _section("Results", tables.results_table(result), said, *more)
+    more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note))
+    return section("Results", tables.results_table(result), said, *more)
 
 
 def _diagnoses(result: Mapping[str, Any]) -> Markup | None:
     said = diagnoses(result)
-    return _section("What it learned from", *(tag("p", f"{stage}: {' '.join(lines)}") for stage, lines in said.items()))
+    return section("What it learned from", *(tag("p", f"{stage}: {' '.join(lines)}") for stage, lines in said.items()))
 
 
 def _maps(parts: Parts) -> Markup | None:
@@ -121,11 +103,11 @@ def _maps(parts: Parts) -> Markup | None:
         shown.append(tables.diagnostics_table(data_map))
     if not parts.maps and (rows := group_rows(parts, None)):
         shown.append(tables.groups_table(rows, None))
-    return _section("Training dynamics" if parts.maps else "Training rows", *shown)
+    return section("Training dynamics" if parts.maps else "Training rows", *shown)
 
 
 def _curves(result: Mapping[str, Any]) -> Markup | None:
-    return _section("Learning curves", *(learning_curves(result, name) for name in stage_names(result)))
+    return section("Learning curves", *(learning_curves(result, name) for name in stage_names(result)))
 
 
 def _ledger(result: Mapping[str, Any]) -> Markup | None:
@@ -136,7 +118,7 @@ def _ledger(result: Mapping[str, Any]) -> Markup | None:
         "all sets, which is no part of its cost. A reused stage was taken from the store and is charged as what it cost when "
         "it ran."
     )
-    return _section("Ledger", tables.ledger_table(result), _soft(note))
+    return section("Ledger", tables.ledger_table(result), soft(note))
 
 
 def _setup(result: Mapping[str, Any]) -> Markup | None:
@@ -153,7 +135,7 @@ def _setup(result: Mapping[str, Any]) -> Markup | None:
     if isinstance(recipe, Mapping) and recipe:
         source = yaml.safe_dump(without_folders(recipe), sort_keys=False, allow_unicode=True, width=100)
         written = tag("details", tag("summary", "The resolved recipe"), tag("pre", source))
-    return _section("How it was run", tag("dl", *listed) if listed else None, written)
+    return section("How it was run", tag("dl", *listed) if listed else None, written)
 
 
 _MACHINE = (

@@ -11,6 +11,7 @@ from ftft.report.figures import (
     Interval,
     StageFigures,
     count,
+    decimals,
     dig,
     duration,
     evaluation_sets,
@@ -31,20 +32,10 @@ from ftft.report.figures import (
     stage_names,
     whole,
 )
-from ftft.report.markup import Markup, join, table, tag
+from ftft.report.markup import Markup, join, table, under
 from ftft.report.parts import DataMap, GroupRow
 
 Cell = Markup | str
-
-
-def under(shown: str, *below: str) -> Markup:
-    """A figure with smaller lines below it, empty ones left out."""
-    return join([shown, *(tag("span", line, attributes={"class": "under"}) for line in below if line)])
-
-
-def decimals(value: float | None, digits: int = 3) -> str:
-    """A number with fixed decimals; "-" for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def share(entry: Interval | None, *extra: str) -> Markup:

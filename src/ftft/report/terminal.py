@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
+from ftft.report.columns import GAP, Column, print_columns, say
 from ftft.report.diagnosis import diagnoses
 from ftft.report.figures import (
     Interval,
     SetFigures,
     StageFigures,
     count,
+    decimals,
     duration,
     evaluation_sets,
     left_out,
@@ -39,21 +36,7 @@ from ftft.report.headline import headline
 from ftft.report.parts import GroupRow, Parts, group_rows, load_parts
 
 ROOMY = 100  # columns from which macro-F1 gets a line of its own
-GAP = 2
 LONG_NAME = 12  # of a set: from here on its heading is broken at separators
-
-
-@dataclass(frozen=True)
-class Column:
-    """A heading and one cell per row; lines are separated by newlines."""
-
-    heading: str
-    cells: Sequence[str]
-    left: bool = False
-
-    @property
-    def width(self) -> int:
-        return max(Text(line).cell_len for text in (self.heading, *self.cells) for line in text.split("\n"))
 
 
 def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | None = None) -> None:
@@ -63,24 +46,24 @@ def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | 
     sets = evaluation_sets(result)
     if names:
         for columns in _tables(result, [stage_figures(result, name) for name in names], console.width):
-            _print_columns(columns, console)
+            print_columns(columns, console)
     if sets:
-        _print(f"Accuracy in per cent with {level(result)} bootstrap intervals. {_means(result)}", console, "dim")
+        say(f"Accuracy in per cent with {level(result)} bootstrap intervals. {_means(result)}", console, "dim")
         if without := left_out(sets):
-            _print(f"{without[0].upper()}{without[1:]}.", console, "yellow")
-    _print("Cost: floating-point operations, upstream stages included, in per cent of plain fine-tuning (ERM).", console, "dim")
+            say(f"{without[0].upper()}{without[1:]}.", console, "yellow")
+    say("Cost: floating-point operations, upstream stages included, in per cent of plain fine-tuning (ERM).", console, "dim")
     _print_differences(result, sets, console)
     found = headline(result)
-    _print("", console)
+    say("", console)
     for text, style in ((found.sentence, "bold"), (found.caution, "")):
         if text:
-            _print(text, console, style)
+            say(text, console, style)
     for stage, said in diagnoses(result).items():
-        _print(f"What {stage} learned from: {' '.join(said)}", console)
-        _print("", console)
+        say(f"What {stage} learned from: {' '.join(said)}", console)
+        say("", console)
     for label, key in (("Warning", "warnings"), ("Note", "stamps")):
         for sentence in sentences(result, key):
-            _print(f"{label}: {sentence}", console, "yellow")
+            say(f"{label}: {sentence}", console, "yellow")
     if folder is not None:
         _print_groups(load_parts(folder, result), console)
 
@@ -179,37 +162,13 @@ def _print_differences(result: Mapping[str, Any], sets: Sequence[SetFigures], co
         columns[3:3] = [Column(f"{stages[0]}, F1", cells(stages[0], "macro_f1"))]
     shown = [column for column in columns if set(column.cells) != {"-"}]
     if len(shown) > 2:
-        _print("", console)
-        _print(f"Minus {baseline}, in points of accuracy, with paired {level(result)} intervals:", console, "bold")
-        _print_columns(shown, console)
+        say("", console)
+        say(f"Minus {baseline}, in points of accuracy, with paired {level(result)} intervals:", console, "bold")
+        print_columns(shown, console)
 
 
 def _cost(row: StageFigures) -> str:
     return percent(row.fraction) if row.fraction is None else f"{percent(row.fraction)}\n{row.cost_kind or ''}".rstrip()
-
-
-def _print_columns(columns: Sequence[Column], console: Console) -> None:
-    """One table, or several below each other that all begin with the first column."""
-    first, rest = columns[0], list(columns[1:])
-    while rest:
-        shown, room = [first], console.width - first.width - GAP
-        while rest and (len(shown) == 1 or rest[0].width + GAP <= room):
-            room -= rest[0].width + GAP
-            shown.append(rest.pop(0))
-        _print_table(shown, console)
-
-
-def _print_table(columns: Sequence[Column], console: Console) -> None:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(Text(_plain(column.heading, console)), justify="left" if column.left else "right", overflow="fold")
-    height = len(columns[0].cells)
-    for row in range(height):
-        cells = [Text(_plain(column.cells[row], console)) for column in columns]
-        table.add_row(*cells, end_section=False)
-        if row + 1 < height and any("\n" in column.cells[row] for column in columns):
-            table.add_row()
-    console.print(Padding(table, (1, 0, 0, 0)))
 
 
 def _print_groups(parts: Parts, console: Console) -> None:
@@ -218,10 +177,10 @@ def _print_groups(parts: Parts, console: Console) -> None:
         rows = group_rows(parts, parts.maps.get(stage) if stage is not None else None)
         if not rows:
             continue
-        _print("", console)
+        say("", console)
         of = "" if stage is None else f", and what the training dynamics {parts.maps[stage].of} say of them"
-        _print(f"Groups of the training rows{of} (means):", console, "bold")
-        _print_columns(_group_columns(rows), console)
+        say(f"Groups of the training rows{of} (means):", console, "bold")
+        print_columns(_group_columns(rows), console)
 
 
 def _group_columns(rows: Sequence[GroupRow]) -> list[Column]:
@@ -237,19 +196,3 @@ def _group_columns(rows: Sequence[GroupRow]) -> list[Column]:
         columns.append(Column(f"taken by\n{stage}, %", [percent(row.selected[stage]) for row in rows]))
         columns.append(Column(f"enriched\nin {stage}", [f"{row.enrichment[stage]:.2f}x" for row in rows]))
     return [column for column in columns if set(column.cells) != {"-"}]
-
-
-def decimals(value: float | None, digits: int = 3) -> str:
-    """A number with fixed decimals; "-" for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _print(text: str, console: Console, style: str = "") -> None:
-    console.print(Text(_plain(text, console), style=style))
-
-
-def _plain(text: str, console: Console) -> str:
-    """Text that cannot steer the terminal and that its encoding can hold."""
-    shown = "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
-    encoding = console.encoding or "utf-8"
-    return shown.encode(encoding, "replace").decode(encoding)

@@ -41,12 +41,17 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: per set the evaluator's figures, what measuring cost, and per set the predicted classes int [N]
-    (the set's own, in its order)."""
+    """What was measured: per set the evaluator's figures, what measuring cost, and per set the probabilities float64
+    [N, K] over the set's own classes, in its order."""
 
     sets: Mapping[str, Mapping[str, Any]]
     ledger: Ledger
-    classes: Mapping[str, np.ndarray]
+    probabilities: Mapping[str, np.ndarray]
+
+    @property
+    def classes(self) -> dict[str, np.ndarray]:
+        """Per set the predicted classes int [N]."""
+        return {name: values.argmax(axis=1) for name, values in self.probabilities.items()}
 
 
 def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
@@ -121,7 +126,7 @@ def evaluate(
         for name, one in data.evaluation.items()
     }
     figures = processes.once(lambda: _figures(data, predictions, own, evaluator, seed))
-    return Evaluation(figures, ledger, {name: normalise(values).argmax(axis=1) for name, values in own.items()})
+    return Evaluation(figures, ledger, {name: normalise(values) for name, values in own.items()})
 
 
 def _figures(

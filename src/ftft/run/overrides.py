@@ -25,6 +25,11 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         raise UserError(f'the override "{override}" is not of the form key=value, for instance stages.main.train.epochs=3')
     source = f"the override {path}"
     value = read_yaml_file(Path(text[1:]), f"{source}: the file") if text.startswith("@") else parse_yaml(text, source)
+    apply_change(raw, path, value)
+
+
+def apply_change(raw: dict[str, Any], path: str, value: Any) -> None:
+    """Set the key at a dotted ``path`` of ``raw`` in place, as :func:`apply_override` does."""
     container: Any = raw
     kind: Any = Recipe
     parts = path.split(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,20 @@ def result_stage(recipe: Recipe) -> str:
     return (others or list(recipe.stages))[-1]
 
 
-def run_recipe(recipe: Recipe, *, notify: Notify = lambda event: None) -> Path:
-    """Run what is not finished yet and write the result; returns the run's folder.
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run as it stands when its result is written: what ``result.json`` says, and what it was computed from."""
+
+    data: LoadedData
+    evaluations: Mapping[str, Evaluation]
+    result: Mapping[str, Any]
+
+
+def run_recipe(
+    recipe: Recipe, *, notify: Notify = lambda event: None, keep: Callable[[FinishedRun], None] = lambda run: None
+) -> Path:
+    """Run what is not finished yet and write the result; returns the run's folder. ``keep`` is called with the finished
+    run, on the first process.
 
     Raises UserError for anything the user can mend, a full disk included, and Interrupted after Ctrl-C (a checkpoint has
     been saved). Under torchrun or ``accelerate launch`` every process calls it; the first one tells, and writes the files.
@@ -80,7 +93,7 @@ def run_recipe(recipe: Recipe, *, notify: Notify = lambda event: None) -> Path:
     folder = run_folder(recipe)
     with processes.holding(FolderLock(folder)):
         try:
-            _run_in(folder, recipe, notify, processes)
+            _run_in(folder, recipe, notify, keep, processes)
         except OSError as error:
             # What we write says so itself; this is for a full disk met inside a library (a cache, a temporary file).
             if error.errno not in FULL:
@@ -89,7 +102,7 @@ def run_recipe(recipe: Recipe, *, notify: Notify = lambda event: None) -> Path:
     return folder
 
 
-def _run_in(folder: Path, recipe: Recipe, notify: Notify, processes: Processes) -> None:
+def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[FinishedRun], None], processes: Processes) -> None:
     log: list[EventLog] = []
 
     def begin() -> None:
@@ -127,6 +140,7 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, processes: Processes) 
     def finish() -> None:
         result = {**run.result(warnings), "wall_seconds": time.perf_counter() - started}
         write_json(folder / "result.json", result, kind="result", version=RESULT_VERSION)
+        keep(FinishedRun(data, run.evaluations, result))
         tell({"event": "finished", "folder": str(folder)})
 
     processes.once(finish)

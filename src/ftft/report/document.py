@@ -1,0 +1,32 @@
+"""The frame of every page: one HTML file with its style inside, sections with headings, and notes."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from ftft.report.markup import Markup, tag
+
+
+def document(title: str, *children: Markup) -> str:
+    """A whole page that needs nothing else; light or dark as the reader's system asks."""
+    style = files("ftft.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = tag(
+        "head",
+        tag("meta", attributes={"charset": "utf-8"}),
+        tag("meta", attributes={"name": "viewport", "content": "width=device-width, initial-scale=1"}),
+        tag("title", title),
+        tag("style", Markup(style)),
+    )
+    page = tag("html", head, tag("body", tag("main", *children)), attributes={"lang": "en"})
+    return f"<!DOCTYPE html>\n{page}\n"
+
+
+def section(title: str, *children: Markup | None, anchor: str | None = None) -> Markup | None:
+    """A section of the children that are there; None where there are none."""
+    present = [child for child in children if child is not None]
+    return tag("section", tag("h2", title, attributes={"id": anchor}), *present) if present else None
+
+
+def soft(words: str) -> Markup:
+    """A note in the quieter colour."""
+    return tag("p", words, attributes={"class": "soft"})
