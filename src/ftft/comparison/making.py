@@ -121,17 +121,18 @@ def _fill_in(raw: dict[str, Any], row: Row, finished: FinishedRow) -> None:
 
 
 def _keep_sets(raw: dict[str, Any], suite: Suite, trial: bool) -> None:
-    """Leave out the evaluation sets that this cell may not look at: a trial sees ID validation only, an exploration
-    validation sets only (out-of-distribution ones included, where the recipe declares them as such)."""
+    """Leave out the evaluation sets that this cell may not look at: a trial sees ID validation only, and what the row
+    stops by; an exploration validation sets only (out-of-distribution ones included, where the recipe declares them)."""
     if not trial and suite.kind == "confirm":
         return
     sets = raw.get("data", {}).get("evaluation") or {}
     if not isinstance(sets, Mapping):
         return
+    steering = {name for stage in raw["stages"].values() for name in (stage.get("stop") or {}).get("on") or ()}
     raw["data"]["evaluation"] = {
         name: one
         for name, one in sets.items()
         if isinstance(one, Mapping)
         and one.get("split", "test") == "validation"
-        and (not trial or one.get("role", "ood") == "id")
+        and (not trial or one.get("role", "ood") == "id" or name in steering)
     }
