@@ -16,7 +16,17 @@ from ftft.data.loading import load_data
 from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.models.loading import load_classifier
-from ftft.run.evaluating import Evaluation, evaluate, evaluate_saved, read_predictions, said_of, sets_seen, write_predictions
+from ftft.models.saving import save_model
+from ftft.run.evaluating import (
+    Evaluation,
+    evaluate,
+    evaluate_saved,
+    read_predictions,
+    said_of,
+    sets_seen,
+    write_named_predictions,
+    write_predictions,
+)
 from ftft.run.recipe import Recipe
 
 SECTION = {"name": "classification", "resamples": 20}
@@ -50,6 +60,7 @@ def measured(
             SECTION,
             where="evaluate",
             seed=0,
+            training_prior=None,
             load_model=load,
             notify=lambda event: predicted.append(event["set"]),
         )
@@ -110,4 +121,36 @@ def test_a_saved_model_is_measured_with_a_mark_on_what_it_has_seen(
     assert [name for name, one in found.items() if one["seen"]] == ["ood"]
     assert any(event["event"] == "warning" and "was trained on this data" in event["text"] for event in events)
     written = (tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8")
-    assert json.loads(written)["model"] == "model" and str(tmp_path) not in written
+    document = json.loads(written)
+    assert document["model"] == "model" and str(tmp_path) not in written
+    assert document["training_prior"]["of"] == "the recipe's training set"
+    assert document["sets"]["ood"]["predictions"] == "predictions/ood.parquet"
+    assert len(read_predictions(tmp_path / "out" / "predictions" / "ood.parquet")[0]) == 40
+
+
+def test_a_saved_model_that_tells_its_training_prior_is_corrected_from_it(
+    tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Any, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    model = tiny_model("bert", id2label={0: "negative", 1: "positive"}, label2id={"negative": 0, "positive": 1})
+    saved = save_model(tmp_path / "m", model, tiny_tokenizer, metadata={"training_prior": {"positive": 0.9, "negative": 0.1}})
+    found = evaluate_saved(saved, tiny_recipe(tmp_path, saved, {"erm": {"evaluate": SECTION}}), out=tmp_path / "out")
+    assert found["test"]["prior_corrected"]["training_prior"] == pytest.approx([0.1, 0.9])
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert document["training_prior"]["of"] == "what the model learned from"
+
+
+def test_odd_names_of_sets_make_files_of_their_own(
+    tmp_path: Path,
+    measured: Callable[..., tuple[Evaluation, list[str]]],
+    tiny_bert_folder: Path,
+    tiny_recipe: Callable[..., Any],
+) -> None:
+    evaluation, _ = measured(tmp_path / "kept")
+    data = load_data(tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}}).data)
+    odd = {"validation": "a/b", "test": "a b", "ood": "../a", "ood_validation": "..."}
+    data = dataclasses.replace(data, evaluation={odd[name]: one for name, one in data.evaluation.items()})
+    named = dataclasses.replace(evaluation, probabilities={odd[name]: one for name, one in evaluation.probabilities.items()})
+    paths = write_named_predictions(tmp_path / "out", named, data)
+    assert len(set(paths.values())) == 4
+    for path in paths.values():
+        assert (tmp_path / "out" / path).resolve().parent == tmp_path / "out" / "predictions"

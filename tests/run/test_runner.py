@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -226,3 +227,63 @@ def test_no_resamples_give_figures_without_intervals(
     recipe = tiny_recipe(tmp_path, tiny_bert_folder, {"erm": short, "main": {**short, "seed": 1}}, baseline="erm", main="main")
     entry = read_result(run_recipe(recipe))["stages"]["main"]["versus_baseline"]["means"]["ood"]["accuracy"]
     assert entry["value"] is not None and entry["low"] is None and entry["high"] is None
+
+
+def shares(labels: list[str]) -> list[float]:
+    return [labels.count("negative") / len(labels), labels.count("positive") / len(labels)]
+
+
+def test_the_prior_correction_starts_from_what_each_stage_learned_from(ftft_run: tuple[Path, dict[str, Any]]) -> None:
+    """Against the label file itself, and against accuracies computed here from the named predictions."""
+    folder, result = ftft_run
+    with open(folder.parents[1] / "train.csv", encoding="utf-8") as stream:
+        label_of = {row["id"]: row["label"] for row in csv.DictReader(stream)}
+    selected = pq.read_table(folder / "stages/main/selection.parquet").column("id").to_pylist()
+    expected = {"erm": shares(list(label_of.values())), "main": shares([label_of[one] for one in selected])}
+    assert expected["erm"] != pytest.approx(expected["main"], abs=0.02)
+    for name, prior in expected.items():
+        for one in result["stages"][name]["evaluation"].values():
+            assert one["prior_corrected"]["training_prior"] == pytest.approx(prior)
+            _, labels, probabilities = read_predictions(folder / one["predictions"])
+            own = np.bincount(labels, minlength=2) / len(labels)
+            classes = (probabilities * own / np.array(prior)).argmax(axis=1)
+            assert one["prior_corrected"]["accuracy"]["value"] == pytest.approx((classes == labels).mean())
+    stored = json.loads((folder / "model" / "ftft.json").read_text())["training_prior"]
+    assert stored == pytest.approx(dict(zip(("negative", "positive"), expected["main"])))
+
+
+def test_copies_and_weights_count_in_the_prior(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    def choose(**apply: Any) -> dict[str, Any]:
+        select = {"name": "random", "count": 24, "prior": {"negative": 1.0, "positive": 0.0}, **apply}
+        return {"select": select, "train": {"steps": 1, "batch_size": 8, "precision": "fp32"}}
+
+    stages = {"copies": choose(apply="copies", copies=2), "weights": choose(apply="weights", weight=3.0)}
+    result = read_result(run_recipe(tiny_recipe(tmp_path, tiny_bert_folder, stages)))
+    # 48 of 96 rows are negative; 24 of them stand there twice more, or weigh three times as much.
+    negative = {"copies": 96 / 144, "weights": (24 + 24 * 3) / (72 + 24 * 3)}
+    for name, share in negative.items():
+        prior = result["stages"][name]["evaluation"]["test"]["prior_corrected"]["training_prior"]
+        assert prior == pytest.approx([share, 1 - share])
+
+
+def test_predictions_lie_in_the_run_under_their_sets_name(ftft_run: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = ftft_run
+    for stage in result["stages"]:
+        for name, one in result["stages"][stage]["evaluation"].items():
+            assert one["predictions"] == f"stages/{stage}/predictions/{name}.parquet"
+            described = json.loads(pq.read_schema(folder / one["predictions"]).metadata[b"ftft"])
+            assert (described["set"], described["classes"]) == (name, ["negative", "positive"])
+            labels, classes, ids = stored_classes(folder, result, stage, name)
+            found_ids, found_labels, probabilities = read_predictions(folder / one["predictions"])
+            assert found_ids.to_pylist() == ids and np.array_equal(found_labels, labels)
+            assert np.array_equal(probabilities.argmax(axis=1), classes)
+
+
+def test_what_steering_read_is_in_the_bill(tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    train = {"steps": 8, "batch_size": 8, "precision": "fp32", "evaluate_every": 4}
+    stop = {"patience": 9, "on": ["validation", "ood_validation"]}
+    result = read_result(run_recipe(tiny_recipe(tmp_path, tiny_bert_folder, {"main": {"train": train, "stop": stop}})))
+    cost = result["stages"]["main"]["ledger"]["effective"]["evaluation"]
+    assert (cost["examples"], cost["tokens"]) == (2 * (24 + 24), 2 * (24 + 24) * 8)

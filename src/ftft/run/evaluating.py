@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -25,8 +25,9 @@ from ftft.engine.ledger import Ledger
 from ftft.engine.predict import predict
 from ftft.engine.processes import ALONE, Processes
 from ftft.errors import UserError
-from ftft.files import atomic_path, write_json, write_text
+from ftft.files import atomic_path, read_json, write_json, write_text
 from ftft.methods import registry
+from ftft.models.folder import MODEL_FILE
 from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
 from ftft.models.loading import load_classifier
@@ -74,8 +75,8 @@ def said_of(seen: Mapping[str, Mapping[str, str]]) -> list[str]:
 def write_predictions(
     path: Path, ids: pa.Array, labels: np.ndarray, probabilities: np.ndarray, metadata: Mapping[str, Any]
 ) -> None:
-    """Per-example predictions as Parquet: ``id``, ``label`` (the set's own class index), ``probability`` (float32, the
-    model's classes). Texts are never stored."""
+    """Per-example predictions as Parquet: ``id``, ``label`` (the set's own class index), ``probability`` (float32 [K] of
+    one model's or set's classes). Texts are never stored."""
     classes = probabilities.shape[1]
     values = pa.array(np.ascontiguousarray(probabilities, dtype=np.float32).reshape(-1))
     table = pa.table(
@@ -110,14 +111,16 @@ def evaluate(
     *,
     where: str,
     seed: int,
+    training_prior: np.ndarray | None,
     load_model: Callable[[], tuple[Any, Any, Any]],
     notify: Callable[[dict[str, Any]], None] = lambda event: None,
     processes: Processes = ALONE,
 ) -> Evaluation:
     """Predict on every evaluation set whose predictions are not in ``folder`` yet, then compute the figures.
 
-    ``load_model`` is called at most once, and only when something has to be predicted; it gives (model, tokenizer,
-    precision).
+    ``training_prior``: the class shares float64 [C] of what the model learned from, which the prior correction starts
+    from; None where they are not known. ``load_model`` is called at most once, and only when something has to be
+    predicted; it gives (model, tokenizer, precision).
     """
     evaluator = registry.build("evaluate", dict(section), where)
     predictions, ledger = _predictions(folder, data, task, load_model, notify, processes)
@@ -125,7 +128,7 @@ def evaluate(
         name: predictions[name] if one.merge is None else merge_probabilities(predictions[name], one.merge)
         for name, one in data.evaluation.items()
     }
-    figures = processes.once(lambda: _figures(data, predictions, own, evaluator, seed))
+    figures = processes.once(lambda: _figures(data, predictions, own, evaluator, seed, training_prior))
     return Evaluation(figures, ledger, {name: normalise(values) for name, values in own.items()})
 
 
@@ -135,12 +138,12 @@ def _figures(
     own: Mapping[str, np.ndarray],
     evaluator: Any,
     seed: int,
+    training_prior: np.ndarray | None,
 ) -> dict[str, Mapping[str, Any]]:
-    prior = np.bincount(data.train.labels, minlength=len(data.train.label_names)) / max(1, len(data.train))
     validation = next((name for name, one in data.evaluation.items() if one.role == "id" and one.split == "validation"), None)
     figures: dict[str, Mapping[str, Any]] = {}
     for name, one in data.evaluation.items():
-        context: dict[str, Any] = {"train_prior": prior, "validation": None, "is_validation": name == validation}
+        context: dict[str, Any] = {"train_prior": training_prior, "validation": None, "is_validation": name == validation}
         if validation is not None:
             context["validation"] = (data.evaluation[validation].examples.labels, predictions[validation])
         found = evaluator.evaluate(one, own[name], seed=seed, context=context)
@@ -241,6 +244,7 @@ def evaluate_saved(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return loaded.model.to(device), loaded.tokenizer, precisions.resolve("auto", device)
 
+    prior, from_model = _prior_of_saved(model, data)
     stage = recipe.stages[recipe.main] if recipe.main else next(reversed(recipe.stages.values()))
     with tempfile.TemporaryDirectory() as scratch:
         # Predictions of another model must never be taken for this one's, so a given folder is not read from.
@@ -251,15 +255,54 @@ def evaluate_saved(
             stage.evaluate,
             where="evaluate",
             seed=recipe.seed,
+            training_prior=prior,
             load_model=load,
             notify=notify,
         )
-        sets: dict[str, Mapping[str, Any]] = {
-            name: {**one, "seen": list(known.get(name, ()))} for name, one in found.sets.items()
-        }
+        sets: dict[str, dict[str, Any]] = {name: {**one, "seen": list(known.get(name, ()))} for name, one in found.sets.items()}
         if out is not None:
-            for path in Path(scratch).glob("*.parquet"):
-                out.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, out / path.name)
-            write_json(out / "evaluation.json", {"model": portable_path(str(model)), "sets": sets}, kind="evaluation")
-    return sets
+            for name, path in write_named_predictions(out, found, data).items():
+                sets[name]["predictions"] = path
+            document = {
+                "model": portable_path(str(model)),
+                "training_prior": {
+                    "of": "what the model learned from" if from_model else "the recipe's training set",
+                    "shares": dict(zip(data.train.label_names, prior.tolist())),
+                },
+                "sets": sets,
+            }
+            write_json(out / "evaluation.json", document, kind="evaluation")
+    return dict(sets)
+
+
+def _prior_of_saved(model: Path, data: LoadedData) -> tuple[np.ndarray, bool]:
+    """The class shares float64 [C] that a saved model learned from, and whether the model itself tells them; one that does
+    not is taken to have learned from the recipe's training set."""
+    names = data.train.label_names
+    try:
+        told: Any = read_json(model / MODEL_FILE, kind="model").get("training_prior")
+        shares = np.array([told[name] for name in names], dtype=np.float64)
+        if np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0:
+            return shares / shares.sum(), True
+    except (UserError, KeyError, TypeError, ValueError):
+        pass  # not a model of ours, or one with other labels
+    return np.bincount(data.train.labels, minlength=len(names)) / max(1, len(data.train)), False
+
+
+def write_named_predictions(folder: Path, evaluation: Evaluation, data: LoadedData) -> dict[str, str]:
+    """The predictions on every set as ``predictions/<set>.parquet`` in ``folder``: ``id``, ``label`` and ``probability``
+    over the set's own classes, whose names the file's metadata holds. Gives each set's path in the folder."""
+    paths: dict[str, str] = {}
+    for name, one in data.evaluation.items():
+        plain = re.sub(r"[^\w.-]", "_", name).lstrip(".") or "set"
+        while f"predictions/{plain}.parquet" in paths.values():
+            plain += "_"
+        paths[name] = f"predictions/{plain}.parquet"
+        described = {
+            "set": name,
+            "classes": list(one.examples.label_names),
+            "fingerprint": one.examples.fingerprint,
+        }
+        examples = one.examples
+        write_predictions(folder / paths[name], examples.ids, examples.labels, evaluation.probabilities[name], described)
+    return paths

@@ -19,6 +19,7 @@ from ftft.data.loading import load_data
 from ftft.engine.checkpoint import warn_user
 from ftft.engine.processes import Processes, join_processes
 from ftft.engine.provenance import provenance
+from ftft.errors import UserError
 from ftft.files import (
     FolderLock,
     atomic_path,
@@ -32,15 +33,16 @@ from ftft.files import (
     write_text,
 )
 from ftft.methods import registry
+from ftft.methods.selection import read_selection
 from ftft.models.loading import load_saved
 from ftft.paths import expand
 from ftft.run.costs import ErmCost, erm_cost, given_dynamics, padded_lengths, upstream, whole_cost
-from ftft.run.evaluating import Evaluation, evaluate, said_of, sets_seen
+from ftft.run.evaluating import Evaluation, evaluate, said_of, sets_seen, write_named_predictions
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
 from ftft.run.selections import plan_selections
-from ftft.run.stages import FinishedStage, StageRun
+from ftft.run.stages import FinishedStage, StageRun, learned_prior
 from ftft.run.store import Store
 from ftft.run.telling import tell_more
 from ftft.tasks.contract import Task
@@ -176,6 +178,7 @@ class _Run:
         self.store = processes.in_turn(lambda: run_store(recipe, warn))
         self.stages: dict[str, FinishedStage] = {}
         self.evaluations: dict[str, Evaluation] = {}
+        self.predictions: dict[str, dict[str, str]] = {}  # stage -> set -> path in the stage's folder
         self._erm: ErmCost | None = None
 
     def stages_in_order(self) -> None:
@@ -199,6 +202,8 @@ class _Run:
                 copy_file(stage.dynamics_path, self.folder / "stages" / name / "dynamics.parquet")
             for file in ("selection.parquet", "selection.parquet.json"):
                 copy_file(stage.folder / file, self.folder / "stages" / name / file)
+            place = self.folder / "stages" / name
+            self.predictions[name] = write_named_predictions(place, self.evaluations[name], self.data)
         recipe = portable_recipe(self.recipe)
         told = tell_more(self.recipe, self.data, self.stages, self.evaluations, self.seen, self.folder, main)
         return {
@@ -229,10 +234,17 @@ class _Run:
             self.recipe.stages[stage.name].evaluate,
             where=f"stages.{stage.name}.evaluate",
             seed=self.recipe.seed,
+            training_prior=self._learned_prior(stage),
             load_model=load,
             notify=lambda event: self.tell({"stage": stage.name, **event}),
             processes=self.processes,
         )
+
+    def _learned_prior(self, stage: FinishedStage) -> np.ndarray | None:
+        try:
+            return learned_prior(read_selection(stage.folder / "selection.parquet"), self.data.train)
+        except UserError:  # a stage whose selection is damaged is still a finished stage, without corrected figures
+            return None
 
     def _erm_cost(self) -> ErmCost:
         """The unit of cost, as far as it is known by now."""
@@ -275,7 +287,10 @@ class _Run:
             "ledger": stage.ledger.to_json(),
             "cost": self._cost(name),
             "reporting_ledger": evaluation.ledger.to_json(),
-            "evaluation": evaluation.sets,
+            "evaluation": {
+                set_name: {**figures, "predictions": f"stages/{name}/{self.predictions[name][set_name]}"}
+                for set_name, figures in evaluation.sets.items()
+            },
         }
 
     def _data_summary(self) -> dict[str, Any]:

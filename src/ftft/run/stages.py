@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 
-from ftft.data.examples import EvaluationSet, LoadedData
+from ftft.data.examples import EvaluationSet, Examples, LoadedData
 from ftft.dynamics.buffer import DynamicsBuffer
 from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dynamics, write_dynamics
 from ftft.dynamics.table import Dynamics
@@ -307,6 +307,9 @@ class StageRun:
                     flops=training.flops,
                     processes=self.processes,
                 )
+                # The loop charges what this took; how much went through the model is known here.
+                tokens = int(prepared[name].lengths.sum())
+                training.ledger.add("evaluation", examples=len(prepared[name]), tokens=tokens)
                 scores[name] = steering_scores(one, probabilities)
             return scores
 
@@ -325,8 +328,9 @@ class StageRun:
         combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
         artefact = combiner.combine(lambda: _base_state(self, model), self._checkpoints(adapted, training, outcome), None)
         adapted.load_state_dict(artefact.state)
-        lineage = {"lineage": list(model.description.get("lineage", ()))}
-        save_model(folder.path("model"), adapted, model.tokenizer, metadata=lineage)
+        prior = dict(zip(self.data.train.label_names, learned_prior(selection, self.data.train).tolist()))
+        metadata = {"lineage": list(model.description.get("lineage", ())), "training_prior": prior}
+        save_model(folder.path("model"), adapted, model.tokenizer, metadata=metadata)
         if training.dynamics is not None:
             write_dynamics(training.dynamics.dynamics(), folder.path("dynamics.parquet"))
         training.ledger.observe_memory("training")
@@ -400,6 +404,14 @@ def rows_and_weights(selection: Selection, ids: pa.Array) -> tuple[np.ndarray, n
     weights = np.zeros(len(ids), dtype=np.float64)
     weights[rows] = selection.weights
     return rows, weights
+
+
+def learned_prior(selection: Selection, train: Examples) -> np.ndarray:
+    """The class shares, float64 [C], of what a stage learns from: the selected rows, copies and weights counted."""
+    rows, weights = rows_and_weights(selection, train.ids)
+    amount = None if weights is None else weights[rows]
+    shares = np.bincount(train.labels[rows], weights=amount, minlength=len(train.label_names))
+    return np.asarray(shares / shares.sum())
 
 
 def steering_scores(one: EvaluationSet, probabilities: np.ndarray) -> dict[str, float]:
