@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,24 @@ def test_cells_at_once_leave_tables_and_a_page(tiny_suite: Callable[..., Path], 
     again, err = finished(path, "--table")
     assert err == "" and again == out
     assert json.loads((left / "table.json").read_text())["tasks"] == table["tasks"]
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_local_ray_cluster_computes_the_same_cells(
+    tiny_suite: Callable[..., Path], run_here: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason='ray is not installed; pip install "ftft[ray]" brings it')
+    diverges = {"change": {"stages.main.optimize": {"name": "adamw", "learning_rate": 1e30}}}
+    path = tiny_suite({"erm": {}, "diverges": diverges}, seeds=[0])
+    out, err = finished(path, "--ray", "local", "--jobs", "2")
+    assert "feelings / erm / seed 0: finished" in err and "the loss became nan" in out
+    by_ray = json.loads((tmp_path / "results" / "suite" / "table.json").read_text())
+    for folder in ("results", "runs"):
+        shutil.rmtree(tmp_path / folder)
+    here, _ = run_here(path)
+    rows = [table["tasks"]["feelings"]["rows"]["erm"] for table in (by_ray, here)]
+    assert rows[0]["sets"] == rows[1]["sets"] and rows[0]["cost"] == rows[1]["cost"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,10 @@ from ftft.errors import UserError
 def command(
     suite: Annotated[Path, typer.Argument(help="The suite, a YAML file.")],
     table: Annotated[bool, typer.Option("--table", help="Show the finished cells; nothing is run.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells computed at once on this machine.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells computed at once.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Compute on a Ray cluster: its address, auto, or local for one on this machine.")
+    ] = None,
     freeze: Annotated[
         Path | None, typer.Option(help="Write a confirm suite with the chosen rows to this file; nothing is run.")
     ] = None,
@@ -35,7 +38,7 @@ def command(
         print(f"frozen: {freeze}")
         return
     if not table:
-        _run(read, jobs)
+        _run(read, jobs, ray)
     _show(read, folder)
 
 
@@ -47,9 +50,9 @@ def _seeds(text: str) -> list[int]:
     return found
 
 
-def _run(suite: Any, jobs: int) -> None:
+def _run(suite: Any, jobs: int, ray: str | None) -> None:
     from ftft.cli.comparing import ComparisonProgress
-    from ftft.comparison.executing import LocalExecutor
+    from ftft.comparison.executing import Executor, LocalExecutor
     from ftft.comparison.protocol import begin
     from ftft.comparison.running import results_folder, run_suite
     from ftft.run.reading import check_files
@@ -59,7 +62,13 @@ def _run(suite: Any, jobs: int) -> None:
         for recipe in _first_recipes(suite):
             check_files(recipe)
         begin(suite, folder)
-        run_suite(suite, LocalExecutor(jobs), notify=progress)
+        if ray is None:
+            executor: Executor = LocalExecutor(jobs)
+        else:
+            from ftft.comparison.ray_executing import RayExecutor
+
+            executor = RayExecutor(ray, jobs)
+        run_suite(suite, executor, notify=progress)
 
 
 def _first_recipes(suite: Any) -> list[Any]:

@@ -140,7 +140,7 @@ class CellFolder:
     def write(self, document: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -> None:
         """Keep a finished cell and what it says of its sets; a failure noted before is forgotten."""
         for name, content in sets.items():
-            path = self._set_path(name)
+            path = self.set_path(name)
             if not path.exists():
                 write_json(path, content, kind="evaluation_set", version=VERSION)
         write_json(self.path(document["key"]), document, kind="cell", version=VERSION)
@@ -152,7 +152,7 @@ class CellFolder:
 
     def set_data(self, name: str) -> SetData:
         """Labels and clusters of a set, by the name a cell knows it by; UserError where they are missing or damaged."""
-        path = self._set_path(name)
+        path = self.set_path(name)
         document = read_json(path, kind="evaluation_set", version=VERSION)
         clusters = document.get("clusters")
         return SetData(
@@ -160,7 +160,8 @@ class CellFolder:
             None if clusters is None else unpack(clusters, f"{path}: clusters").astype(np.int64),
         )
 
-    def _set_path(self, name: str) -> Path:
+    def set_path(self, name: str) -> Path:
+        """Where the content of an evaluation set is kept."""
         return self.folder / "sets" / f"{name[:DIGITS]}.json"
 
 
