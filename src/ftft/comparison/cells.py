@@ -109,6 +109,7 @@ class CellFolder:
             try:
                 document = read_json(path, kind="cell", version=VERSION)
                 if not known:
+                    self._require_sets(document)
                     self._keys[path.name] = cell_key(recipe_from_dict(document["recipe"]), document["task"])
             except (UserError, KeyError, TypeError, AttributeError) as error:
                 if not known:
@@ -119,6 +120,11 @@ class CellFolder:
             if key is not None:
                 cells[key] = Cell(document, path, key)
         return cells
+
+    def _require_sets(self, document: Mapping[str, Any]) -> None:
+        for name, one in document["sets"].items():
+            if not self.set_path(one["set"]).is_file():
+                raise UserError(f"its labels of the set {name} are missing ({self.set_path(one['set']).name})")
 
     def path(self, key: str) -> Path:
         return self.folder / "cells" / f"{key[:DIGITS]}.json"
@@ -143,6 +149,7 @@ class CellFolder:
             path = self.set_path(name)
             if not path.exists():
                 write_json(path, content, kind="evaluation_set", version=VERSION)
+        self._keys.pop(self.path(document["key"]).name, None)
         write_json(self.path(document["key"]), document, kind="cell", version=VERSION)
         self.failed_path(document["key"]).unlink(missing_ok=True)
 
