@@ -26,9 +26,9 @@ def compare(path: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def finished(path: Path, *options: str) -> tuple[str, str]:
+def finished(path: Path, *options: str, code: int = 0) -> tuple[str, str]:
     out, err = (process := compare(path, *options)).communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err
+    assert process.returncode == code, err
     return out, err
 
 
@@ -60,7 +60,7 @@ def test_a_local_ray_cluster_computes_the_same_cells(
     pytest.importorskip("ray", reason='ray is not installed; pip install "ftft[ray]" brings it')
     diverges = {"change": {"stages.main.optimize": {"name": "adamw", "learning_rate": 1e30}}}
     path = tiny_suite({"erm": {}, "diverges": diverges}, seeds=[0])
-    out, err = finished(path, "--ray", "local", "--jobs", "2")
+    out, err = finished(path, "--ray", "local", "--jobs", "2", code=1)
     assert "feelings / erm / seed 0: finished" in err and "the loss became nan" in out
     by_ray = json.loads((tmp_path / "results" / "suite" / "table.json").read_text())
     for folder in ("results", "runs"):

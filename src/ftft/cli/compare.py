@@ -9,6 +9,8 @@ import typer
 
 from ftft.errors import UserError
 
+FAILED = 1  # exit code where the table is complete but for cells that failed
+
 
 def command(
     suite: Annotated[Path, typer.Argument(help="The suite, a YAML file.")],
@@ -22,7 +24,10 @@ def command(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="With --freeze: its fresh seeds, such as 10,11,12.")] = None,
 ) -> None:
-    """Compare recipes fairly: run the missing cells of a suite, then show its table. Run it again to resume."""
+    """Compare recipes fairly: run the missing cells of a suite, then show its table. Run it again to resume.
+
+    Exit code 1 says that cells failed; the table tells which and why.
+    """
     from ftft.comparison.cells import CellFolder
     from ftft.comparison.running import results_folder, stand
     from ftft.comparison.suite import read_suite
@@ -39,7 +44,9 @@ def command(
         return
     if not table:
         _run(read, jobs, ray)
-    _show(read, folder)
+    shown = _show(read, folder)
+    if not table and shown["cells"]["failed"]:
+        raise typer.Exit(FAILED)
 
 
 def _seeds(text: str) -> list[int]:
@@ -84,7 +91,7 @@ def _first_recipes(suite: Any) -> list[Any]:
     return recipes
 
 
-def _show(suite: Any, folder: Path) -> None:
+def _show(suite: Any, folder: Path) -> dict[str, Any]:
     from rich.console import Console
 
     from ftft.comparison.cells import CellFolder
@@ -105,3 +112,4 @@ def _show(suite: Any, folder: Path) -> None:
     write_comparison(folder, table)
     print_comparison(table, console)
     console.print(f"page: {folder / 'table.html'}", highlight=False, soft_wrap=True)
+    return table
