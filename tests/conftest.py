@@ -4,11 +4,12 @@ the pretrained MiniLM."""
 from __future__ import annotations
 
 import csv
+import ctypes
 import importlib.util
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,30 @@ def tiny_recipe(tiny_sentences: Callable[..., Path]) -> Callable[..., Any]:
         return recipe_from_dict({**raw, "output": str(folder / "runs"), **changes}, default_name="tiny")
 
     return recipe
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
+
+
+@pytest.fixture
+def no_superuser() -> Iterator[None]:
+    """Permissions of files hold in this thread also where the tests run as root: the two capabilities that pass over them
+    (CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of capabilities(7)) are put down, and taken up again."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, held = (ctypes.c_uint32 * 2)(0x20080522, 0), (_Capabilities * 2)()  # version 3; this thread
+    if libc.capget(header, held) != 0:
+        pytest.skip("the tests run as root, and this system does not let capabilities be put down")
+    reduced = (_Capabilities * 2).from_buffer_copy(held)
+    reduced[0].effective &= ~((1 << 1) | (1 << 2))
+    assert libc.capset(header, reduced) == 0, os.strerror(ctypes.get_errno())
+    try:
+        yield
+    finally:
+        assert libc.capset(header, held) == 0, os.strerror(ctypes.get_errno())
 
 
 def pytest_configure() -> None:

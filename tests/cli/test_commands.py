@@ -481,9 +481,9 @@ def test_a_file_where_a_folder_is_asked_for_is_refused(
 
 
 @pytest.mark.parametrize("command", [*WRITERS, *FOLDER_WRITERS])
-def test_a_folder_without_permission_is_refused(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
+def test_a_folder_without_permission_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_superuser: None
+) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
     target = tmp_path / "closed" / "new" / NAMES.get(command, "x.parquet")
     arguments = {**WRITERS, **FOLDER_WRITERS}[command]
