@@ -1,0 +1,34 @@
+"""docs/evidence.md is what its command makes of the committed tables."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def evidence() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evidence", ROOT / "benchmarks" / "evidence.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_committed_tables_say(evidence: ModuleType) -> None:
+    assert (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8") == evidence.evidence(ROOT / "results")
+
+
+def test_every_finished_suite_has_a_section_under_one_title(evidence: ModuleType, tmp_path: Path) -> None:
+    for name, finished in (("one", 3), ("two", 1), ("nothing", 0)):
+        (tmp_path / name).mkdir()
+        table = {"name": name, "kind": "explore", "tasks": {}, "cells": {"finished": finished, "pending": 0, "failed": 0}}
+        (tmp_path / name / "table.json").write_text(json.dumps(table))
+    page = evidence.evidence(tmp_path)
+    assert [line for line in page.splitlines() if line.startswith(("# ", "## "))] == ["# Evidence", "## one", "## two"]
