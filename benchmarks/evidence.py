@@ -16,9 +16,9 @@ from ftft.report.comparison_markdown import comparison_markdown
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Evidence
 
-Made by `python benchmarks/evidence.py` from the tables under [results](../results), which `ftft compare` wrote; the suites are in
-[recipes/suites](../recipes/suites) and the protocol in [comparison.md](comparison.md). A result that goes against a method
-stands here like any other.
+Made by `python benchmarks/evidence.py` from the tables under [results](../results), which `ftft compare` wrote; the suites
+are in [recipes/suites](../recipes/suites) and the protocol in [comparison.md](comparison.md). A result that goes against a
+method stands here like any other.
 """
 
 
