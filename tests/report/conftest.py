@@ -34,6 +34,11 @@ ACCURACY = {
 }
 
 
+CLASSES = {"does_not_follow": 0.5, "follows": 0.5}  # of every evaluation set
+TOP = {"name": "top", "score": "variability", "largest": True, "fraction": 0.33, "count": None, "balance": "none", "ddof": 0}
+TOP |= {"drop_suspects": 0.0, "suspect_score": "confidence", "apply": "subset", "copies": 1, "weight": 2.0}
+
+
 def figure(value: float, half: float = 0.033) -> dict[str, float]:
     return {"value": value, "low": value - half, "high": value + half}
 
@@ -56,6 +61,7 @@ def evaluation(stage: str) -> dict[str, Any]:
                 "rule": {"threshold": 0.47},
                 "tuned_on_itself": name == "validation",
             },
+            "class_prior": CLASSES,
             "worst_group": {"group": "shortcut_breaking", "n": 31, "groups": 2, "accuracy": figure(a - 0.2113)},
             "bootstrap": {"resamples": 1000, "level": 0.95, "over": "examples", "units": n},
         }
@@ -131,7 +137,7 @@ def stage(name: str, selected: int, steps: int, planned: int) -> dict[str, Any]:
         "parameters": 11_170_560,
         "trainable_parameters": 11_170_560,
         "selection": {
-            "rule": {"name": "top" if name == "main" else "all"},
+            "rule": dict(TOP) if name == "main" else {"name": "all"},
             "counts": {"pool": ROWS, "selected": selected, "rows": selected},
             "examples": selected,
         },
@@ -161,6 +167,8 @@ def stage(name: str, selected: int, steps: int, planned: int) -> dict[str, Any]:
         "evaluation": evaluation(name),
         "means": means(name),
         "versus_baseline": versus(name),
+        "predicted_classes": {one: {"does_not_follow": 0.47, "follows": 0.53} for one in SETS},
+        "majority_class": {one: {"label": "does_not_follow", "accuracy": 0.5} for one in SETS},
         "class_prior": None if name != "main" else class_prior(0.5, 0.61),
         "dynamics_used": None if name != "main" else dynamics_used("reference"),
         "diagnosis": None,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ftft.engine.settings import TrainSettings
 from ftft.errors import UserError
-from ftft.run.reading import check_files, load_recipe, recipe_from_dict, recipe_to_dict, recipe_to_yaml
+from ftft.run.reading import check_files, load_recipe, named_paths, recipe_from_dict, recipe_to_dict, recipe_to_yaml
 from ftft.run.recipe import Recipe
 from ftft.run.yaml_reading import parse_yaml
 
@@ -206,7 +206,19 @@ def test_wrong_overrides_are_one_sentence(file: Path, override: str, expected: s
         (["stages.main.train.evaluate_every=2.5"], "2.5 is no whole number of steps, nor a share below 1"),
         (["stages.reference.train.epochs=1"], "variability needs dynamics of at least 2 epochs"),
         (["stages.main.select.score=dual", "stages.reference.train.epochs=2"], "dual needs dynamics of at least 3 epochs"),
-        (["stages.main.select.drop_first_epochs=2"], 'the stage "reference" gives 1'),
+        (
+            ["stages.main.select.drop_first_epochs=2"],
+            'of the 3 that the stage "reference" gives, stages.main.select.drop_first_epochs leaves 1; drop at most 1, or',
+        ),
+        (
+            ["stages.main.select.drop_first_epochs=4", "stages.reference.train.epochs=4"],
+            'of the 4 that the stage "reference" gives, stages.main.select.drop_first_epochs leaves 0; drop at most 2, or',
+        ),
+        (
+            ["stages.main.select={name: top, score: confidence, fraction: 0.1, drop_first_epochs: 3}"],
+            "confidence needs dynamics of at least 1 epoch, and of the 3",
+        ),
+        (["stages.main.select.epochs=[2]"], "and stages.main.select.epochs names 1; name more, or leave it out"),
         (
             [
                 "stages.main.select={name: mixture, fraction: 0.1, parts: [{score: dual, share: 1.0}]}",
@@ -240,6 +252,7 @@ def test_impossible_combinations_are_refused(file: Path, overrides: list[str], e
         ["stages.main.use_dynamics_of=old/dynamics.parquet"],
         ["stages.main.use_dynamics_of=dynamics.parquet", "stages.reference.train.epochs=1"],
         ["stages.main.select.score=confidence", "stages.reference.train.epochs=1"],
+        ["stages.main.select.score=confidence", "stages.reference.train.epochs=0.5"],
         ["stages.main.select={name: random, fraction: 0.3}"],
         ["stages.main.train.micro_batch_size=8", "stages.main.train.evaluate_every=0.25"],
     ],
@@ -375,3 +388,32 @@ def test_a_files_format_is_for_files(file: Path) -> None:
     assert "there is no" in sentence(file, "data.evaluation.hard.format=tvs") and "tsv" in sentence(
         file, "data.evaluation.hard.format=tvs"
     )
+
+
+@pytest.mark.parametrize("place", ["beside the recipe", "in the current folder"])
+def test_a_name_that_is_no_stage_and_exists_is_a_path(
+    place: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert 'there is no stage "cart"' in sentence(file, "stages.main.use_dynamics_of=cart")
+    (tmp_path if place == "beside the recipe" else here).joinpath("cart").mkdir()
+    recipe = load_recipe(file, ["stages.main.use_dynamics_of=cart"])
+    source = recipe.stages["main"].use_dynamics_of
+    assert source == (f"{tmp_path}/cart" if place == "beside the recipe" else "cart")
+    assert [path for where, path, _ in named_paths(recipe) if where == "stages.main.use_dynamics_of"] == [source]
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe_to_yaml(recipe))
+    assert load_recipe(again) == recipe
+
+
+def test_a_stage_comes_before_a_folder_of_its_name(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reference").mkdir()
+    assert load_recipe(file).stages["main"].use_dynamics_of == "reference"
+
+
+def test_a_source_with_a_variable_or_a_home_is_a_path(file: Path) -> None:
+    for source in ("${FTFT_TEST_DYNAMICS}", "~"):
+        assert load_recipe(file, [f"stages.main.use_dynamics_of={source!r}"]).stages["main"].use_dynamics_of == source

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
+from ftft.dynamics.score_names import SCORES
 from ftft.methods.registry import list_methods
 from ftft.run.reading import recipe_from_dict, recipe_to_dict
 from ftft.run.schema import json_schema
@@ -83,3 +84,22 @@ def test_descriptions_are_the_help_texts() -> None:
         "description": "examples per optimizer step, over all processes and accumulated micro-batches",
         "default": 32,
     }
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        {"name": "top", "fraction": 0.3, "score": "{score}"},
+        {"name": "both_ends", "fraction": 0.3, "score": "{score}"},
+        {"name": "mixture", "fraction": 0.3, "parts": [{"score": "aum", "share": 1}, {"score": "{score}", "share": 0.5}]},
+    ],
+    ids=lambda select: select["name"],
+)
+def test_the_name_of_a_score_is_one_of_the_scores(validator: Any, select: dict[str, Any]) -> None:
+    def valid(score: str) -> bool:
+        recipe = copy.deepcopy(SOUND)
+        recipe["stages"]["main"]["select"] = yaml.safe_load(yaml.safe_dump(select).replace("{score}", score))
+        return not list(validator.iter_errors(recipe))
+
+    assert all(valid(score) for score in SCORES)
+    assert not valid("varability")

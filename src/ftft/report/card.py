@@ -10,6 +10,7 @@ import yaml
 from ftft.report.figures import (
     ROLE_NAMES,
     count,
+    decimals,
     dig,
     duration,
     evaluation_sets,
@@ -17,6 +18,7 @@ from ftft.report.figures import (
     metric,
     number,
     percent,
+    positive_note,
     scientific,
     sentences,
     stage_figures,
@@ -24,7 +26,9 @@ from ftft.report.figures import (
     whole,
     without_folders,
 )
+from ftft.report.guessing import guessing
 from ftft.report.headline import headline, with_interval
+from ftft.report.learning import learned
 from ftft.report.markdown import markdown_table, safe
 
 PIPELINES = {"text_classification": "text-classification", "image_classification": "image-classification"}
@@ -67,32 +71,35 @@ def _metrics(result: Mapping[str, Any], main: str) -> list[str]:
         return ["## Metrics", "It was not measured: the recipe names no evaluation set."]
     other = str(baseline) if baseline in stage_names(result) and baseline != main else None
     heads = ["Set", "Role", "Split", "Examples", "Accuracy", "Macro-F1", *([f"Accuracy of {other} (ERM)"] if other else [])]
+    heads += ["AUROC", "Average precision"]
     rows = []
     for one in sets:
         figures = [metric(result, main, one.name, "metrics", name) for name in ("accuracy", "macro_f1")]
         figures += [metric(result, other, one.name, "metrics", "accuracy")] if other else []
         role = ROLE_NAMES.get(one.role, one.role) + (" (seen)" if one.seen_by else "")
         shown = ["-" if entry is None else with_interval(entry) for entry in figures]
+        ranking = [metric(result, main, one.name, "metrics", name) for name in ("auroc", "average_precision")]
+        shown += [decimals(entry.value if entry is not None else None) for entry in ranking]
         rows.append([one.name, role, one.split, count(one.n), *shown])
     note = f"In brackets {level(result)} bootstrap intervals over the evaluation sets."
     if any(one.seen_by for one in sets):
         note += " Seen: a model of the run was trained on this set, so it is in no OOD mean."
-    return ["## Metrics", markdown_table(heads, rows), note]
+    return ["## Metrics", markdown_table(heads, rows), safe(f"{note} {positive_note(result)}".rstrip())]
 
 
 def _training(result: Mapping[str, Any], main: str) -> list[str]:
     row, classes = stage_figures(result, main), dig(result, "data", "train", "classes")
-    lines = []
-    if row.examples is not None:
-        pool = f" of {count(row.pool)}" if row.pool is not None else ""
-        lines.append(f"Learned from {count(row.examples)}{pool} training examples.")
+    found, lines = learned(result, main), []
+    if found is not None:
+        lines.append(f"Learned from {found.words('training examples')}.")
     if row.steps is not None:
         planned = f" of {count(row.planned)} planned" if row.planned not in (None, row.steps) else ""
         lines.append(f"{count(row.steps)} optimizer steps{planned}.")
     if not isinstance(classes, Mapping) or not classes:
         return ["## Training data", " ".join(lines)] if lines else []
     selected = dig(result, "stages", main, "selection", "counts", "classes")
-    heads = ["Label", "Training examples", *(["Selected"] if isinstance(selected, Mapping) else [])]
+    word = {"copies": "Copied", "weights": "Weighted"}.get(found.apply if found is not None else "", "Selected")
+    heads = ["Label", "Training examples", *([word] if isinstance(selected, Mapping) else [])]
     rows = [
         [str(label), count(whole(n)), *([count(whole(dig(selected, label, "selected")))] if len(heads) > 2 else [])]
         for label, n in classes.items()
@@ -114,7 +121,8 @@ def _cost(result: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
-    lines = [f"- {safe(line)}" for line in (*sentences(result, "stamps"), *sentences(result, "warnings"))]
+    said = (*guessing(result), *sentences(result, "stamps"), *sentences(result, "warnings"))
+    lines = [f"- {safe(line)}" for line in said]
     return ["## Warnings", "\n".join(lines)] if lines else []
 
 

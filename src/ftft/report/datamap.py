@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from ftft.dynamics.idhash import uniform_of_ids
 from ftft.report.charts import BOTTOM, LEFT, RIGHT, TOP, Frame
+from ftft.report.learning import picked_words
 from ftft.report.markup import Attributes, Markup, short, tag
-from ftft.report.parts import DataMap, Parts, mass, positions
+from ftft.report.parts import DataMap, Parts, chosen, mass, positions
 
 MOST_POINTS = 5000
 MOST_GROUPS = 8
@@ -39,7 +40,7 @@ def draw_map(data_map: DataMap, parts: Parts) -> Markup:
     scored = np.flatnonzero(~np.isnan(data_map.confidence) & ~np.isnan(data_map.variability))
     shown = _subsample(data_map, scored)
     kinds, by = _kinds(data_map, parts, shown)
-    chosen, user = _chosen(data_map, parts)
+    taken, words = _chosen(data_map, parts)
     frame = Frame((0.0, 0.5), (0.0, 1.0), SIZE, SIZE)
     clipped = np.clip(data_map.variability[shown], 0.0, 0.5)
     points = np.array([frame.at(float(x), float(y)) for x, y in zip(clipped, data_map.confidence[shown])]).reshape(-1, 2)
@@ -48,7 +49,7 @@ def draw_map(data_map: DataMap, parts: Parts) -> Markup:
     groups = []
     for kind in kinds:
         for picked in (False, True):
-            inside = kind.members & (chosen[shown] == picked)
+            inside = kind.members & (taken[shown] == picked)
             if inside.any():
                 look = {"class": "chosen" if picked else "rest", "style": f"fill:var({kind.colour})"}
                 groups.append(tag("g", _dots(points[inside], kind.shape, radii[picked]), attributes=look))
@@ -64,7 +65,7 @@ def draw_map(data_map: DataMap, parts: Parts) -> Markup:
         attributes={"viewBox": f"0 0 {SIZE} {SIZE}", "role": "img", "aria-label": named, "class": "dense" if dense else None},
     )
     caption = f"{named}, coloured by {by}. {_density(data_map, scored, shown)}"
-    key = _legend(kinds, user)
+    key = _legend(kinds, words)
     return tag("figure", drawing, key, tag("figcaption", caption), attributes={"class": "map"})
 
 
@@ -90,10 +91,12 @@ def _density(data_map: DataMap, scored: np.ndarray, shown: np.ndarray) -> str:
 
 
 def _chosen(data_map: DataMap, parts: Parts) -> tuple[np.ndarray, str | None]:
-    """Which examples are selected, bool [N], and by which stage; none where no stage selected by these dynamics."""
+    """Which examples are selected, bool [N], and by which stage ("selected by stage main", "copied for stage main"); none
+    where no stage selected by these dynamics."""
     for user in data_map.users:
         if user in parts.selections:
-            return mass(parts.selections[user], data_map.ids) > 0, user
+            rule = parts.rules.get(user, {})
+            return chosen(mass(parts.selections[user], data_map.ids), rule), f"{picked_words(rule)} stage {user}"
     return np.zeros(len(data_map.ids), dtype=bool), None
 
 
@@ -145,18 +148,18 @@ def _dots(points: np.ndarray, shape: str, radius: float) -> Markup:
     )
 
 
-def _legend(kinds: Sequence[Kind], user: str | None) -> Markup:
+def _legend(kinds: Sequence[Kind], words: str | None) -> Markup:
     entries: list[Mapping[str, Markup | str]] = []
     at = np.array([[9.0, 7.0]])
     for kind in kinds:
         dot = tag("g", _dots(at, kind.shape, 4.0), attributes={"style": f"fill:var({kind.colour})"})
         entries.append({"dot": dot, "name": kind.name})
-    if user is not None:
+    if words is not None:
         ring = {"class": "chosen", "style": "fill:none"}
         entries.append(
             {
                 "dot": tag("g", _dots(at, SHAPES[0], 4.0), attributes=ring),
-                "name": f"outlined: selected by stage {user}; smaller: not selected",
+                "name": f"outlined: {words}; smaller: not {words.split()[0]}",
             }
         )
     view = {"viewBox": "0 0 18 14", "aria-hidden": "true"}

@@ -1,8 +1,10 @@
-"""Why FTFT helped or did not, in words: the reference, its data map, and the class prior of what was selected.
+"""What a stage learned from and by whose dynamics, in words: the reference, the selection, the data map, the class prior.
 
-Formulas: :mod:`ftft.dynamics.diagnostics`. Overlap o of the q most ambiguous and the q hardest examples: the easy part is
-1 - 2q + q*o, so that it lies between 1 - 2q (o = 0; not below 0) and 1 - q (o = 1). FTFT gives the sign of a good reference
-(the two overlap, and much is easy) and no threshold; the words change at the middle, o = 1/2.
+Said is what the figures show. Of the data map only a stage hears that learned from its most ambiguous examples. With the
+overlap o of the q most ambiguous and the q hardest examples the easy part is 1 - 2q + q*o, between 1 - 2q (o = 0; not below
+0) and 1 - q (o = 1); two unrelated parts would have o = q (:mod:`ftft.dynamics.diagnostics`). FTFT gives the sign of a good
+reference (the two overlap, and much is easy) without a threshold, so none is set here; and of a reference that guesses
+nothing is read at all.
 """
 
 from __future__ import annotations
@@ -11,14 +13,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftft.report.figures import dig, mean_interval, number, percent, stage_names
+from ftft.report.guessing import collapse, ranks, role_standing
+from ftft.report.learning import selection_sentence
+from ftft.run.diagnosing import by_variability
 
 SHIFTED = 0.05  # total variation of the class prior from which it is called a shift
 
 
 def diagnoses(result: Mapping[str, Any]) -> dict[str, list[str]]:
     """Stage -> what can be said of the dynamics and the rows that it learned from; stages without either are left out."""
-    found = {name: [*_reference(result, name), *_map(result, name), *_prior(result, name)] for name in stage_names(result)}
-    return {name: sentences for name, sentences in found.items() if sentences}
+    found = {
+        name: [*_reference(result, name), selection_sentence(result, name), *_map(result, name), *_prior(result, name)]
+        for name in stage_names(result)
+    }
+    kept = {name: [sentence for sentence in sentences if sentence] for name, sentences in found.items()}
+    return {name: sentences for name, sentences in kept.items() if sentences}
 
 
 def _reference(result: Mapping[str, Any], name: str) -> list[str]:
@@ -35,28 +44,46 @@ def _reference(result: Mapping[str, Any], name: str) -> list[str]:
     means = {other: mean_interval(result, other, "id") for other in others if other != stage}
     beside = [f"{other}: {percent(mean.value)} %" for other, mean in means.items() if mean is not None]
     against = f" ({', '.join(beside)})" if beside else ""
-    return [f"The reference (stage {stage}) is right in {percent(own.value)} % of the ID examples{against}."]
+    right = f"right in {percent(own.value)} % of the ID examples"
+    stood = role_standing(result, stage, "id")
+    if stood is None or stood[0] == "better":
+        return [f"The reference (stage {stage}) is {right}{against}."]
+    how, guess = stood
+    if how == "not clearly better":
+        return [f"The reference (stage {stage}) is {right}{against}, not clearly better than {guess.words}."]
+    auroc = ranks(result, stage, "id")
+    found = [
+        f"{'The' if auroc is None else 'By accuracy the'} reference (stage {stage}) is no better than guessing: it is "
+        f"{right}{against}, against {guess.words}."
+    ]
+    if auroc is not None:
+        found.append(f"It does rank the ID examples better than chance (AUROC {auroc:.2f}).")
+    fallen = collapse(result, stage)
+    return [*found, *([f"{fallen[0].upper()}{fallen[1:]}."] if fallen else [])]
+
+
+def _may_guess(result: Mapping[str, Any], name: str) -> bool:
+    """Whether nothing shows that the reference of a stage does better than a constant answer, its ranking neither."""
+    stage = dig(result, "stages", name, "dynamics_used", "stage")
+    stood = role_standing(result, stage, "id") if isinstance(stage, str) else None
+    return stood is not None and stood[0] != "better" and ranks(result, str(stage), "id") is None
 
 
 def _map(result: Mapping[str, Any], name: str) -> list[str]:
-    found = dig(result, "stages", name, "diagnosis")
+    found, rule = dig(result, "stages", name, "diagnosis"), dig(result, "stages", name, "selection", "rule")
     q, overlap, easy = (number(dig(found, key)) for key in ("fraction", "overlap", "easy"))
-    if q is None or overlap is None or easy is None:
+    if q is None or overlap is None or easy is None or not isinstance(rule, Mapping) or not by_variability(rule):
         return []
     share = f"{100 * q:.3g} %"
     least, most = percent(max(0.0, 1 - 2 * q), 0), percent(1 - q, 0)
     said = (
-        f"Of the {share} most ambiguous training examples {percent(overlap)} % are also among the {share} hardest to learn, "
-        f"and {percent(easy)} % of all are easy, that is neither (possible here: {least} to {most} %)."
+        f"Of the {share} most ambiguous training examples {percent(overlap)} % are also among the {share} hardest to learn "
+        f"(of unrelated ones {share} would be), and {percent(easy)} % of all are easy, that is neither (possible here: {least} "
+        f"to {most} %)."
     )
-    if overlap < 0.5:
-        reading = (
-            f"So {percent(1 - overlap)} % of what the reference finds hard is not among what it wavers on: it never came to "
-            "fit these, and easier examples take their place; a weak reference looks like this."
-        )
-    else:
-        reading = "So most of what the reference finds hard is what it wavers on, as with a good reference."
-    return [said, reading]
+    if _may_guess(result, name):
+        return [said, "Nothing is read into the map of a reference that may be guessing."]
+    return [said, "By FTFT's account a good reference shows a large overlap and a large easy part; it names no threshold."]
 
 
 def _prior(result: Mapping[str, Any], name: str) -> list[str]:
@@ -76,5 +103,5 @@ def _prior(result: Mapping[str, Any], name: str) -> list[str]:
         return [f"{said}: the class prior is about the same (total variation {percent(shift)} %)."]
     return [
         f"{said}: the class prior is shifted (total variation {percent(shift)} %), which on a differently balanced set can "
-        "look like robustness; the prior-corrected figures tell the two apart."
+        "look like robustness; the prior-corrected figures help to tell the two apart."
     ]

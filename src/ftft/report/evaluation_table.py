@@ -9,11 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ftft.report.columns import say
+from ftft.report.guessing import no_better
+
 SHOWN = ("accuracy", "macro_f1", "auroc", "ece")
 
 
 def print_evaluation(figures: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """Print each set's figures (as the classification evaluator gives them) with their 95 % intervals."""
+    """Print each set's figures (as the classification evaluator gives them) with their 95 % intervals, and below
+    the table the sets on which the model is no better than a constant answer."""
     table = Table()
     table.add_column("set")
     table.add_column("role")
@@ -29,6 +33,8 @@ def print_evaluation(figures: Mapping[str, Mapping[str, Any]], console: Console)
             *values,
         )
     console.print(table)
+    for sentence in no_better(figures):
+        say(sentence, console, "yellow")
 
 
 def _with_interval(figure: Mapping[str, float | None]) -> str:

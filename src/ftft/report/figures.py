@@ -46,13 +46,11 @@ class SetFigures:
 
 @dataclass(frozen=True)
 class StageFigures:
-    """A stage's row: ``examples`` learned from of a ``pool``, ``steps`` of those ``planned``, and ``fraction``, its whole
-    cost as a share of plain fine-tuning's (``cost_kind``: "measured" or "estimated"; None where it is not known)."""
+    """A stage's row: ``steps`` of those ``planned``, and ``fraction``, its whole cost as a share of plain fine-tuning's
+    (``cost_kind``: "measured" or "estimated"; None where it is not known)."""
 
     name: str
     title: str
-    examples: int | None
-    pool: int | None
     steps: int | None
     planned: int | None
     stopped_early: bool
@@ -152,11 +150,13 @@ def mean_metric(result: Mapping[str, Any], stage: str, sets: Sequence[SetFigures
 
 
 def mean_interval(result: Mapping[str, Any], stage: str, role: str, name: str = "accuracy") -> Interval | None:
-    """A stage's mean over a role's sets, with its interval where the result has it for these very sets."""
+    """A stage's mean over a role's sets, with its interval where the result has it for these very sets, or it is of one."""
     over = mean_sets(evaluation_sets(result), role)
     value = mean_metric(result, stage, over, name)
     found = dig(result, "stages", stage, "means", role)
     known = interval(dig(found, name)) if _of_sets(found, over) else None
+    if known is None and len(over) == 1:
+        return metric(result, stage, over[0].name, "metrics", name)
     return known if known is not None or value is None else Interval(value)
 
 
@@ -200,6 +200,36 @@ def _of_sets(found: Any, over: Sequence[SetFigures]) -> bool:
     return isinstance(names, (list, tuple)) and sorted(map(str, names)) == sorted(one.name for one in over)
 
 
+def set_labels(result: Mapping[str, Any], name: str) -> list[str]:
+    """The labels of a set in their order: its own where it merges the model's; empty where the result does not say."""
+    for stage in stage_names(result):
+        prior = dig(result, "stages", stage, "evaluation", name, "class_prior")
+        if isinstance(prior, Mapping):
+            return [str(label) for label in prior]
+    names = dig(result, "data", "label_names")
+    return [str(label) for label in names] if isinstance(names, (list, tuple)) else []
+
+
+def positive_note(result: Mapping[str, Any]) -> str:
+    """Of which label average precision is, as sentences; "" where the result does not name the labels. Of two labels it is
+    the second's (:func:`ftft.tasks.metrics.average_precision`)."""
+    positives: dict[str, list[str]] = {}
+    several = False
+    for one in evaluation_sets(result):
+        labels = set_labels(result, one.name)
+        several = several or len(labels) > 2
+        if len(labels) == 2:
+            positives.setdefault(labels[1], []).append(one.name)
+    said = []
+    if positives:
+        alone = len(positives) == 1 and not several
+        of = " and ".join(label if alone else f"{label} on {', '.join(sets)}" for label, sets in positives.items())
+        said.append(f"Average precision is that of {of}, the second of the two labels; AUROC is the same for both.")
+    if several:
+        said.append("Over more than two labels AUROC and average precision are means of each label against the rest.")
+    return " ".join(said)
+
+
 def level(result: Mapping[str, Any]) -> str:
     """The coverage of the intervals, "95 %" where the result does not say."""
     for stage in stage_names(result):
@@ -221,12 +251,9 @@ def stage_figures(result: Mapping[str, Any], name: str) -> StageFigures:
     """The row of one stage."""
     stage, sets = dig(result, "stages", name), evaluation_sets(result)
     fraction = number(dig(stage, "cost", "fraction_of_erm"))
-    counts = dig(stage, "selection", "counts")
     return StageFigures(
         name=name,
         title=title(result, name),
-        examples=whole(dig(counts, "selected")) or whole(dig(stage, "selection", "examples")),
-        pool=whole(dig(result, "data", "train", "n")) or whole(dig(counts, "pool")),
         steps=whole(dig(stage, "training", "steps")),
         planned=whole(dig(stage, "training", "planned")),
         stopped_early=bool(dig(stage, "training", "stopped_early")),

@@ -25,6 +25,7 @@ from ftft.report.figures import (
     stage_figures,
     stage_names,
 )
+from ftft.report.guessing import collapse, role_standing
 
 EVEN = 0.0005  # accuracies that print as the same tenth of a per cent
 
@@ -60,7 +61,24 @@ def headline(result: Mapping[str, Any]) -> Headline:
     else:
         sentence = f"Stages {main} and {compared} have no evaluation set in common to be compared on."
     details = _details(result, sets, main, compared) if compared is not None else ()
-    return Headline(f"{sentence} {cost}".strip(), details, _caution(result))
+    first = _collapsed(result, [stage for stage in (main, compared) if stage is not None])
+    said = [part for part in (*first, sentence, *_no_better(result, main), cost) if part]
+    return Headline(" ".join(said), details, _caution(result))
+
+
+def _collapsed(result: Mapping[str, Any], stages: Sequence[str]) -> list[str]:
+    """First of all, stages that give one answer to everything: what else the headline says is said of that answer."""
+    found = [fallen for stage in stages if (fallen := collapse(result, stage)) is not None]
+    return [f"{fallen[0].upper()}{fallen[1:]}." for fallen in found]
+
+
+def _no_better(result: Mapping[str, Any], main: str) -> list[str]:
+    """Where the result's stage is no more accurate than a constant answer."""
+    if collapse(result, main) is not None:
+        return []
+    found = {role: role_standing(result, main, role) for role in ("ood", "id")}
+    said = [f"{stood[1].words} {ROLE_NAMES[role]}" for role, stood in found.items() if stood and stood[0] == "no better"]
+    return [f"By accuracy, {main} is no better than {' and than '.join(said)}."] if said else []
 
 
 def _caution(result: Mapping[str, Any]) -> str:
@@ -98,10 +116,20 @@ def _role(result: Mapping[str, Any], sets: Sequence[SetFigures], role: str, main
         return ""
     pair = f"{with_interval(value)} against {with_interval(other)} {what}"
     if abs(gap.value) < EVEN:
-        return f"{ROLE_NAMES[role]}, {main} equals plain fine-tuning ({baseline}): {pair}"
+        return f"{ROLE_NAMES[role]}, {_even(gap, f'{main} and plain fine-tuning ({baseline})')}: {pair}"
     word = "better" if gap.value > 0 else "worse"
     said = f"{ROLE_NAMES[role]}, {main} is {100 * abs(gap.value):.1f} points {word} than plain fine-tuning ({baseline})"
     return f"{said}{_certainty(gap)}: {pair}"
+
+
+def _even(gap: Interval, between: str) -> str:
+    """What a difference that prints as zero says: with a wide interval, only that it is not known."""
+    if gap.low is None or gap.high is None:
+        return f"{between} differ by less than a tenth of a point"
+    limits = points(gap).partition(" ")[2]
+    if max(abs(gap.low), abs(gap.high)) < EVEN:
+        return f"{between} do not differ: 0.0 {limits}"
+    return f"no difference between {between} can be told: 0.0 {limits}"
 
 
 def _certainty(gap: Interval) -> str:
@@ -126,7 +154,7 @@ def _details(result: Mapping[str, Any], sets: Sequence[SetFigures], main: str, b
 def verdict(mine: Interval, theirs: Interval, gap: Interval | None = None) -> str:
     """ "better" or "worse", and how sure: by the paired interval of the difference, else by whether the two overlap."""
     if abs(mine.value - theirs.value) < EVEN:
-        return "equal"
+        return _even(gap or Interval(0.0), "the two").replace(" between the two", "")
     word = "better" if mine.value > theirs.value else "worse"
     if gap is not None and gap.low is not None:
         return f"{word} by {100 * abs(gap.value):.1f} points{_certainty(gap)}"

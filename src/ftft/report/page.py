@@ -19,11 +19,13 @@ from ftft.report.figures import (
     evaluation_sets,
     left_out,
     number,
+    positive_note,
     sentences,
     stage_names,
     whole,
     without_folders,
 )
+from ftft.report.guessing import guessing
 from ftft.report.headline import headline
 from ftft.report.markup import Markup, tag
 from ftft.report.parts import Parts, group_rows
@@ -61,7 +63,7 @@ def _headline(result: Mapping[str, Any]) -> Markup:
 
 
 def _notes(result: Mapping[str, Any], parts: Parts) -> Markup | None:
-    lines = [*sentences(result, "stamps"), *sentences(result, "warnings"), *parts.notes]
+    lines = [*guessing(result), *sentences(result, "stamps"), *sentences(result, "warnings"), *parts.notes]
     if not lines:
         return None
     listed = tag("ul", *(tag("li", line) for line in lines))
@@ -83,6 +85,8 @@ def _evaluation(result: Mapping[str, Any]) -> Markup | None:
         "Prior-corrected: after correction to the set's own class prior, which uses its labels. Tuned threshold: the decision "
         "rule tuned on ID validation. Both tell a better model from a shifted class prior. ECE: expected calibration error."
     )
+    if positive := positive_note(result):
+        note = f"{positive} {note}"
     without = left_out(evaluation_sets(result))
     said = tag("p", f"{without[0].upper()}{without[1:]}.") if without else None
     more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note))
@@ -99,10 +103,10 @@ def _maps(parts: Parts) -> Markup | None:
     for data_map in parts.maps.values():
         shown.append(draw_map(data_map, parts))
         rows = group_rows(parts, data_map)
-        shown.append(tables.groups_table(rows, data_map) if rows else None)
+        shown.append(tables.groups_table(rows, data_map, parts.rules) if rows else None)
         shown.append(tables.diagnostics_table(data_map))
     if not parts.maps and (rows := group_rows(parts, None)):
-        shown.append(tables.groups_table(rows, None))
+        shown.append(tables.groups_table(rows, None, parts.rules))
     return section("Training dynamics" if parts.maps else "Training rows", *shown)
 
 

@@ -44,11 +44,12 @@ class DataMap:
 @dataclass(frozen=True)
 class Parts:
     """``maps`` by stage, those of dynamics that were given by their file in the run; ``selections`` by stage (selections
-    that leave something out or weigh only); ``groups``: ids and group of every training row, or None; ``notes``: what could
-    not be read, one sentence each."""
+    that leave something out or weigh only) and the ``rules`` they follow; ``groups``: ids and group of every training row, or
+    None; ``notes``: what could not be read, one sentence each."""
 
     maps: Mapping[str, DataMap] = field(default_factory=dict)
     selections: Mapping[str, Selection] = field(default_factory=dict)
+    rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     groups: tuple[pa.Array, pa.Array] | None = None
     notes: tuple[str, ...] = ()
 
@@ -56,7 +57,7 @@ class Parts:
 @dataclass(frozen=True)
 class GroupRow:
     """One planted group, or the whole pool: means are over the rows with a score. ``selected``: stage -> share of the
-    group's rows that it learns from; ``enrichment``: stage -> share in what it learns from over share in the pool."""
+    group's rows that it chose (:func:`chosen`); ``enrichment``: stage -> share in what it learns from over that in the pool."""
 
     group: str
     count: int
@@ -71,7 +72,7 @@ class GroupRow:
 def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
     """Read them; what is missing is left out, what is damaged is noted."""
     notes: list[str] = []
-    maps, selections = {}, {}
+    maps, selections, rules = {}, {}, {}
     for name in stage_names(result):
         for path, key, of, users in _recorded(folder, result, name):
             try:
@@ -82,6 +83,7 @@ def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
         if path.is_file():
             try:
                 selections[name] = _read_selection(path)
+                rules[name] = selections[name].rule or dig(result, "stages", name, "selection", "rule") or {}
             except UserError as error:
                 notes.append(f"The selection of stage {name} is not shown: {_without_folder(error, folder)}.")
     groups = None
@@ -90,7 +92,7 @@ def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
             groups = read_groups(folder / GROUPS_FILE)
         except UserError as error:
             notes.append(f"The groups are not shown: {_without_folder(error, folder)}.")
-    return Parts(maps, selections, groups, tuple(notes))
+    return Parts(maps, selections, rules, groups, tuple(notes))
 
 
 def _without_folder(error: UserError, folder: Path) -> str:
@@ -185,6 +187,17 @@ def mass(selection: Selection, ids: pa.Array) -> np.ndarray:
     return np.bincount(rows[inside], weights=np.asarray(selection.weights, dtype=np.float64)[inside], minlength=len(ids))
 
 
+def chosen(amount: np.ndarray, rule: Mapping[str, Any]) -> np.ndarray:
+    """Which examples a selection chose, bool [N], from its :func:`mass`: where it keeps the rest too, those whose mass is
+    other than the rest's, and all where every example has the same."""
+    kept = amount > 0
+    if rule.get("apply") not in ("copies", "weights") or not kept.any() or np.ptp(amount[kept]) == 0:
+        return kept
+    lighter = rule["apply"] == "weights" and (number(rule.get("weight")) or 1.0) < 1
+    middle = (amount[kept].min() + amount[kept].max()) / 2
+    return kept & (amount < middle if lighter else amount > middle)
+
+
 def narrowing(parts: Parts) -> dict[str, Selection]:
     """The selections that change the mixture of the training rows: a group table says nothing about the others."""
     if parts.groups is None:
@@ -207,13 +220,20 @@ def group_rows(parts: Parts, data_map: DataMap | None) -> list[GroupRow]:
             values = getattr(data_map, name)
             if values is not None:
                 scores[name] = np.where(rows >= 0, values[rows], np.nan)
-    chosen = {name: mass(selection, ids) for name, selection in narrowing(parts).items()}
+    amounts = {name: mass(selection, ids) for name, selection in narrowing(parts).items()}
+    picked = {name: chosen(amount, parts.rules.get(name, {})) for name, amount in amounts.items()}
     order = sorted(range(len(names)), key=lambda code: (-int((codes == code).sum()), names[code]))
     members = [(names[code], codes == code) for code in order] + [("all", np.ones(len(ids), dtype=bool))]
-    return [_group_row(name, inside, scores, chosen) for name, inside in members]
+    return [_group_row(name, inside, scores, amounts, picked) for name, inside in members]
 
 
-def _group_row(name: str, inside: np.ndarray, scores: Mapping[str, np.ndarray], chosen: Mapping[str, np.ndarray]) -> GroupRow:
+def _group_row(
+    name: str,
+    inside: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    amounts: Mapping[str, np.ndarray],
+    picked: Mapping[str, np.ndarray],
+) -> GroupRow:
     share = float(inside.mean())
 
     def mean(score: str) -> float | None:
@@ -228,6 +248,6 @@ def _group_row(name: str, inside: np.ndarray, scores: Mapping[str, np.ndarray], 
         confidence=mean("confidence"),
         variability=mean("variability"),
         correctness=mean("correctness"),
-        selected={stage: float((amount[inside] > 0).mean()) for stage, amount in chosen.items()},
-        enrichment={stage: float(amount[inside].sum() / amount.sum()) / share for stage, amount in chosen.items()},
+        selected={stage: float(one[inside].mean()) for stage, one in picked.items()},
+        enrichment={stage: float(amount[inside].sum() / amount.sum()) / share for stage, amount in amounts.items()},
     )

@@ -32,6 +32,8 @@ from ftft.report.figures import (
     stage_names,
     whole,
 )
+from ftft.report.guessing import set_guess
+from ftft.report.learning import Learned, learned, picked_words
 from ftft.report.markup import Markup, join, table, under
 from ftft.report.parts import DataMap, GroupRow
 
@@ -63,7 +65,7 @@ def stages_table(result: Mapping[str, Any]) -> Markup:
             [
                 under(row.title, "taken from the store" if row.reused else ""),
                 _model(stage),
-                _part(row.examples, row.pool),
+                _learned(learned(result, name)),
                 _steps(row),
                 share(mean_interval(result, name, "id")),
                 share(mean_interval(result, name, "ood")),
@@ -93,8 +95,14 @@ def _millions(value: int) -> str:
     return f"{value / 1e6:.1f}M" if value >= 1e5 else count(value)
 
 
-def _part(part: int | None, of: int | None) -> Markup:
-    return under(count(part), "" if of is None or part in (None, of) else f"of {count(of)} ({100 * part / max(1, of):.1f} %)")
+def _learned(found: Learned | None) -> Markup:
+    if found is None:
+        return join(["-"])
+    if found.apply == "copies":
+        return under(count(found.rows), f"{found.share} and", found.addition)
+    partly = found.pool is not None and found.examples != found.pool
+    of = f"of {count(found.pool)} ({100 * found.examples / max(1, found.pool or 0):.1f} %)" if partly else ""
+    return under(count(found.examples), of, found.addition)
 
 
 def _steps(row: StageFigures) -> Markup:
@@ -116,6 +124,8 @@ def results_table(result: Mapping[str, Any]) -> Markup:
         for one in own:
             facts = [ROLE_NAMES.get(one.role, one.role), *([one.split] if one.split != "test" else []), f"n = {count(one.n)}"]
             facts += [f"seen by the model of {', '.join(one.seen_by)}"] if one.seen_by else []
+            guess = set_guess(result, one.name)
+            facts += [] if guess is None else [f"{percent(guess.accuracy)} % {guess.label}"]
             found = {name: metric(result, name, one.name, "metrics", "accuracy") for name in names}
             cells = [share(found[name], _f1(result, name, one.name)) for name in names]
             rows.append([under(one.name, ", ".join(facts)), *cells, *([_gap(result, main, one.name)] if compared else [])])
@@ -133,7 +143,8 @@ def results_table(result: Mapping[str, Any]) -> Markup:
     heads = ["Set", *(stage_figures(result, name).title for name in names), *([f"{main} minus {baseline}"] if compared else [])]
     caption = f"Accuracy in per cent with {level(result)} bootstrap intervals, and macro-F1"
     paired = "; differences in points, with paired intervals, and those of macro-F1." if compared else "."
-    return table(heads, rows, caption=f"{caption}{paired}", kinds=kinds)
+    frequent = " Under a set's name: its most frequent class." if any(set_guess(result, one.name) for one in sets) else ""
+    return table(heads, rows, caption=f"{caption}{paired}{frequent}", kinds=kinds)
 
 
 def _f1(result: Mapping[str, Any], stage: str, name: str) -> str:
@@ -256,15 +267,16 @@ def _cost_cells(ledger: Any, phases: Sequence[str], erm: float | None) -> list[C
     ]
 
 
-def groups_table(rows: Sequence[GroupRow], data_map: DataMap | None) -> Markup:
-    """One row per group of training rows and one for all: where it lies in the data map, and what was selected of it."""
+def groups_table(rows: Sequence[GroupRow], data_map: DataMap | None, rules: Mapping[str, Any]) -> Markup:
+    """One row per group of training rows and one for all: where it lies in the data map, and what was selected of it by
+    the stages' ``rules``."""
     heads = ["Group", "Rows", "Share, %"]
     if data_map is not None:
         heads += ["Mean confidence", "Mean variability"]
         heads += [f"Mean correctness, of {data_map.epochs} epochs"] if data_map.correctness is not None else []
     stages = list(rows[0].selected)
     for stage in stages:
-        heads += [f"Selected by {stage}, %", "Enrichment"]
+        heads += [f"{picked_words(rules.get(stage)).capitalize()} {stage}, %", "Enrichment"]
     body: list[list[Cell]] = []
     for row in rows:
         cells: list[Cell] = [row.group, count(row.count), percent(row.share)]

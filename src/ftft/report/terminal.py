@@ -23,6 +23,7 @@ from ftft.report.figures import (
     level,
     mean_difference,
     mean_interval,
+    mean_metric,
     mean_sets,
     metric,
     percent,
@@ -32,10 +33,11 @@ from ftft.report.figures import (
     stage_figures,
     stage_names,
 )
+from ftft.report.guessing import guessing
 from ftft.report.headline import headline
+from ftft.report.learning import Learned, learned, picked_words
 from ftft.report.parts import GroupRow, Parts, group_rows, load_parts
 
-ROOMY = 100  # columns from which macro-F1 gets a line of its own
 LONG_NAME = 12  # of a set: from here on its heading is broken at separators
 
 
@@ -48,7 +50,8 @@ def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | 
         for columns in _tables(result, [stage_figures(result, name) for name in names], console.width):
             print_columns(columns, console)
     if sets:
-        say(f"Accuracy in per cent with {level(result)} bootstrap intervals. {_means(result)}", console, "dim")
+        legend = f"Accuracy in per cent with {level(result)} bootstrap intervals, and macro-F1 (F1)."
+        say(f"{legend} {_means(result)}".rstrip(), console, "dim")
         if without := left_out(sets):
             say(f"{without[0].upper()}{without[1:]}.", console, "yellow")
     say("Cost: floating-point operations, upstream stages included, in per cent of plain fine-tuning (ERM).", console, "dim")
@@ -61,8 +64,9 @@ def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | 
     for stage, said in diagnoses(result).items():
         say(f"What {stage} learned from: {' '.join(said)}", console)
         say("", console)
-    for label, key in (("Warning", "warnings"), ("Note", "stamps")):
-        for sentence in sentences(result, key):
+    warnings = [*guessing(result), *sentences(result, "warnings")]
+    for label, lines in (("Warning", warnings), ("Note", sentences(result, "stamps"))):
+        for sentence in lines:
             say(f"{label}: {sentence}", console, "yellow")
     if folder is not None:
         _print_groups(load_parts(folder, result), console)
@@ -84,15 +88,15 @@ def _means(result: Mapping[str, Any]) -> str:
 def _tables(result: Mapping[str, Any], rows: Sequence[StageFigures], width: int) -> list[list[Column]]:
     """All columns in one table where they fit beside each other, else the sets' in one of their own."""
     sets = [one for one in evaluation_sets(result) if one.role != "id"]
-    measured = [_set_column(result, rows, one, roomy=width >= ROOMY) for one in sets]
+    measured = [_set_column(result, rows, one) for one in sets]
     before = [
         Column("Stage", [row.title.replace(" (", "\n(") for row in rows], left=True),
-        Column("Examples", [_of(row.examples, row.pool) for row in rows]),
+        Column("Examples", [_learned(learned(result, row.name)) for row in rows]),
         Column("Steps", [_of(row.steps, row.planned) for row in rows]),
-        _mean_column(result, rows, "id", roomy=width >= ROOMY),
+        _mean_column(result, rows, "id"),
     ]
     after = [
-        _mean_column(result, rows, "ood", roomy=False),
+        _mean_column(result, rows, "ood"),
         Column("% of\nERM cost", [_cost(row) for row in rows]),
         Column("Time", [duration(row.seconds) + ("\nreused" if row.reused else "") for row in rows]),
     ]
@@ -102,18 +106,18 @@ def _tables(result: Mapping[str, Any], rows: Sequence[StageFigures], width: int)
     return [columns for columns in kept if len(columns) > 1]
 
 
-def _mean_column(result: Mapping[str, Any], rows: Sequence[StageFigures], role: str, *, roomy: bool) -> Column:
-    """The mean of a role; of a single set its own figures, with the interval."""
+def _mean_column(result: Mapping[str, Any], rows: Sequence[StageFigures], role: str) -> Column:
+    """The mean of a role; of a single ID set its own figures."""
     over = mean_sets(evaluation_sets(result), role)
     if len(over) == 1 and role == "id":
-        return Column("ID", [_cell(result, row.name, over[0].name, roomy) for row in rows])
-    means = [mean_interval(result, row.name, role) for row in rows]
-    return Column(f"{role.upper()}\nmean", ["-" if mean is None else "\n".join(_lines(mean)) for mean in means])
+        return Column("ID", [_cell(result, row.name, over[0].name) for row in rows])
+    means = [(mean_interval(result, row.name, role), mean_metric(result, row.name, over, "macro_f1")) for row in rows]
+    return Column(f"{role.upper()}\nmean", [_lines(accuracy, f1) for accuracy, f1 in means])
 
 
-def _set_column(result: Mapping[str, Any], rows: Sequence[StageFigures], one: SetFigures, *, roomy: bool) -> Column:
+def _set_column(result: Mapping[str, Any], rows: Sequence[StageFigures], one: SetFigures) -> Column:
     name = re.sub(r"(?<=[ _/-])(?=\w{4})", "\n", one.name) if len(one.name) > LONG_NAME else one.name
-    return Column(f"{name}\n{_role(one)}", [_cell(result, row.name, one.name, roomy) for row in rows])
+    return Column(f"{name}\n{_role(one)}", [_cell(result, row.name, one.name) for row in rows])
 
 
 def _role(one: SetFigures) -> str:
@@ -121,23 +125,32 @@ def _role(one: SetFigures) -> str:
     return " ".join(marks)
 
 
+def _learned(found: Learned | None) -> str:
+    """ "79 of 240", "360: 240 + 2 x 60", "240, 50 at 5:1", on several lines."""
+    if found is None:
+        return "-"
+    if found.apply == "copies":
+        return f"{count(found.rows)}\n{count(found.examples)} +\n{found.factor:g} x {count(found.selected)}"
+    weighted = f"\n{count(found.selected)}\nat {found.factor:g}:1" if found.apply == "weights" else ""
+    return _of(found.examples, found.pool) + weighted
+
+
 def _of(part: int | None, whole: int | None) -> str:
     return count(part) if whole is None or part is None or part == whole else f"{count(part)}\nof {count(whole)}"
 
 
-def _cell(result: Mapping[str, Any], stage: str, name: str, roomy: bool) -> str:
-    accuracy = metric(result, stage, name, "metrics", "accuracy")
+def _cell(result: Mapping[str, Any], stage: str, name: str) -> str:
+    accuracy, f1 = (metric(result, stage, name, "metrics", key) for key in ("accuracy", "macro_f1"))
+    return _lines(accuracy, None if f1 is None else f1.value)
+
+
+def _lines(accuracy: Interval | None, f1: float | None) -> str:
+    """Accuracy in per cent, below it its interval, and below that macro-F1."""
     if accuracy is None:
         return "-"
-    lines = _lines(accuracy)
-    f1 = metric(result, stage, name, "metrics", "macro_f1") if roomy else None
-    return "\n".join([*lines, f"F1 {percent(f1.value)}"] if f1 is not None else lines)
-
-
-def _lines(entry: Interval) -> list[str]:
-    """A share in per cent and below it its interval."""
-    limits = [] if entry.low is None or entry.high is None else [f"{percent(entry.low)}-{percent(entry.high)}"]
-    return [percent(entry.value), *limits]
+    known = accuracy.low is not None and accuracy.high is not None
+    limits = [f"{percent(accuracy.low)}-{percent(accuracy.high)}"] if known else []
+    return "\n".join([percent(accuracy.value), *limits, *([] if f1 is None else [f"F1 {percent(f1)}"])])
 
 
 def _print_differences(result: Mapping[str, Any], sets: Sequence[SetFigures], console: Console) -> None:
@@ -158,8 +171,9 @@ def _print_differences(result: Mapping[str, Any], sets: Sequence[SetFigures], co
         Column("Role", [*(f"{len(mean_sets(sets, role))} sets" for role in roles), *map(_role, sets)], left=True),
         *(Column(stage, cells(stage, "accuracy")) for stage in stages),
     ]
-    if console.width >= ROOMY:
-        columns[3:3] = [Column(f"{stages[0]}, F1", cells(stages[0], "macro_f1"))]
+    f1 = Column(f"{stages[0]}, F1", cells(stages[0], "macro_f1"))
+    if sum(column.width + GAP for column in [*columns, f1]) - GAP <= console.width:
+        columns.insert(3, f1)
     shown = [column for column in columns if set(column.cells) != {"-"}]
     if len(shown) > 2:
         say("", console)
@@ -180,10 +194,10 @@ def _print_groups(parts: Parts, console: Console) -> None:
         say("", console)
         of = "" if stage is None else f", and what the training dynamics {parts.maps[stage].of} say of them"
         say(f"Groups of the training rows{of} (means):", console, "bold")
-        print_columns(_group_columns(rows), console)
+        print_columns(_group_columns(rows, parts.rules), console)
 
 
-def _group_columns(rows: Sequence[GroupRow]) -> list[Column]:
+def _group_columns(rows: Sequence[GroupRow], rules: Mapping[str, Any]) -> list[Column]:
     columns = [
         Column("Group", [row.group for row in rows], left=True),
         Column("Rows", [count(row.count) for row in rows]),
@@ -193,6 +207,6 @@ def _group_columns(rows: Sequence[GroupRow]) -> list[Column]:
         Column("Correct-\nness", [decimals(row.correctness, 2) for row in rows]),
     ]
     for stage in rows[0].selected:
-        columns.append(Column(f"taken by\n{stage}, %", [percent(row.selected[stage]) for row in rows]))
+        columns.append(Column(f"{picked_words(rules.get(stage))}\n{stage}, %", [percent(row.selected[stage]) for row in rows]))
         columns.append(Column(f"enriched\nin {stage}", [f"{row.enrichment[stage]:.2f}x" for row in rows]))
     return [column for column in columns if set(column.cells) != {"-"}]

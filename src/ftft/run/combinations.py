@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -12,6 +14,7 @@ from ftft.engine.settings import ModelSettings, TrainSettings
 from ftft.errors import UserError, did_you_mean
 from ftft.methods.questions import QUESTIONS
 from ftft.methods.registry import header, list_methods
+from ftft.paths import variables
 from ftft.run.recipe import Recipe, Stage
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -34,8 +37,12 @@ def check_combinations(recipe: Recipe) -> None:
 
 
 def is_path(source: str, recipe: Recipe) -> bool:
-    """Whether ``use_dynamics_of`` names a file rather than a stage."""
-    return source not in recipe.stages and ("/" in source or source.endswith(".parquet"))
+    """Whether ``use_dynamics_of`` names a file or folder rather than a stage: no stage is called so, and it looks like a
+    path or is one."""
+    if source in recipe.stages:
+        return False
+    written_as_path = "/" in source or source.startswith("~") or source.endswith(".parquet") or bool(variables(source))
+    return written_as_path or os.path.exists(source)
 
 
 def validation_sets(data: DataSettings) -> list[str]:
@@ -178,7 +185,9 @@ def _check_dynamics(name: str, stage: Stage, recipe: Recipe, where: str) -> None
     if is_path(source, recipe):
         return
     if source not in recipe.stages:
-        raise UserError(f'{where}.use_dynamics_of: there is no stage "{source}"{did_you_mean(source, _before(name, recipe))}')
+        near = did_you_mean(source, _before(name, recipe))
+        nor = "" if "did you mean" in near else ", and no file or folder of that name beside the recipe or in the current folder"
+        raise UserError(f'{where}.use_dynamics_of: there is no stage "{source}"{nor}{near}')
     if source not in _before(name, recipe):
         which = "the stage itself" if source == name else f'the stage "{source}", which comes later'
         raise UserError(
@@ -196,14 +205,24 @@ def _check_epochs(select: Mapping[str, Any], source: str, reference: Stage, wher
     """Refuse a score that the reference stage's epochs cannot give, before the reference is paid for."""
     if reference.train.epochs is None:
         return
-    chosen, left_out = select.get("epochs"), select.get("drop_first_epochs") or 0
-    scored = len(chosen) if isinstance(chosen, list) else max(0.0, reference.train.epochs - left_out)
-    for score in sorted({select["name"], *_scores(select)} & set(MINIMUM_EPOCHS)):
-        if scored < MINIMUM_EPOCHS[score]:
+    given = reference.train.epochs
+    chosen, dropped = select.get("epochs"), select.get("drop_first_epochs") or 0
+    scored = len(chosen) if isinstance(chosen, list) else max(0.0, given - dropped)
+    needed = {score: MINIMUM_EPOCHS.get(score, 1) for score in sorted({*_scores(select)} - {"random"})}
+    for score, least in needed.items():
+        if scored >= least or (least == 1 and scored > 0):  # part of an epoch is recorded too
+            continue
+        needs = f"{where}.select: {score} needs dynamics of at least {least} epoch{'s' * (least > 1)}, and"
+        if isinstance(chosen, list):
+            raise UserError(f"{needs} {where}.select.epochs names {scored:g}; name more, or leave it out to use all")
+        if dropped and given >= least:
             raise UserError(
-                f'{where}.select: {score} needs dynamics of at least {MINIMUM_EPOCHS[score]} epochs, and the stage "{source}" '
-                f"gives {scored:g}; raise stages.{source}.train.epochs, or select by confidence"
+                f'{needs} of the {given:g} that the stage "{source}" gives, {where}.select.drop_first_epochs leaves '
+                f"{scored:g}; drop at most {math.floor(given - least)}, or raise stages.{source}.train.epochs"
             )
+        raise UserError(
+            f'{needs} the stage "{source}" gives {given:g}; raise stages.{source}.train.epochs, or select by confidence'
+        )
 
 
 def _before(name: str, recipe: Recipe) -> list[str]:

@@ -1,8 +1,9 @@
-"""Why FTFT helped or did not: what the reference's dynamics and the selection made of the training set.
+"""What the reference's dynamics and the selection made of the training set, in figures.
 
-Two things are told. The data map at the recipe's q: overlap of the ambiguous and the hard-to-learn examples, and the easy
-rest (:mod:`ftft.dynamics.diagnostics`). And the class prior of what the stage learns from against that of the whole set:
-on a differently balanced set a shift of it alone can look like robustness.
+Two things are told. The reference's data map: overlap of the ambiguous and the hard-to-learn examples, and the easy rest
+(:mod:`ftft.dynamics.diagnostics`). It is a property of the reference, so that it is taken at FTFT's q over all epochs; only
+for a selection of the most ambiguous is it taken at that selection's own q and epochs. And the class prior of what the
+stage learns from against that of the whole set: on a differently balanced set a shift of it alone can look like robustness.
 """
 
 from __future__ import annotations
@@ -25,21 +26,27 @@ from ftft.methods.contract import Selection
 FTFT_FRACTION = 0.33
 
 
-def diagnosed_fraction(select: Mapping[str, Any], examples: int) -> float:
-    """The q of a ``select`` section over ``examples``: its fraction, or its count as one; FTFT's where it has neither."""
-    fraction, count = select.get("fraction"), select.get("count")
-    if isinstance(fraction, (int, float)) and 0 < fraction <= 1:
+def by_variability(rule: Mapping[str, Any]) -> bool:
+    """Whether a selection's rule chooses the most ambiguous examples and no others, as FTFT does."""
+    return rule.get("name") == "top" and rule.get("score") == "variability" and rule.get("largest") is True
+
+
+def diagnosed_fraction(rule: Mapping[str, Any], examples: int) -> float:
+    """The q of the data map over ``examples``: what a rule that is :func:`by_variability` chooses; FTFT's for any other."""
+    fraction, count = rule.get("fraction"), rule.get("count")
+    if by_variability(rule) and isinstance(fraction, (int, float)) and 0 < fraction <= 1:
         return float(fraction)
-    if isinstance(count, int) and examples:
+    if by_variability(rule) and isinstance(count, int) and examples:
         return min(1.0, count / examples)
     return FTFT_FRACTION
 
 
-def diagnose_map(dynamics: Dynamics, select: Mapping[str, Any], train_ids: pa.Array) -> dict[str, Any] | None:
-    """The reference diagnostics of the training examples at the section's q, over the epochs that it selects by; None
-    where the dynamics have no probabilities in two epochs."""
+def diagnose_map(dynamics: Dynamics, rule: Mapping[str, Any], train_ids: pa.Array) -> dict[str, Any] | None:
+    """The reference diagnostics of the training examples, at the q and over the epochs that suit the selection's ``rule``;
+    None where the dynamics have no probabilities in two epochs."""
     try:
-        epochs = choose_epochs(dynamics, drop_first=int(select.get("drop_first_epochs") or 0), only=select.get("epochs"))
+        own = rule if by_variability(rule) else {}
+        epochs = choose_epochs(dynamics, drop_first=int(own.get("drop_first_epochs") or 0), only=own.get("epochs"))
         chosen = dynamics.only_epochs(epochs)
         if not {"confidence", "variability"} <= set(available_scores(chosen)):
             return None
@@ -47,7 +54,7 @@ def diagnose_map(dynamics: Dynamics, select: Mapping[str, Any], train_ids: pa.Ar
         rows = pc.index_in(train_ids.cast(pa.large_string()), value_set=chosen.ids.cast(pa.large_string()))
         kept = np.asarray(rows.drop_null()).astype(np.int64)
         confidence, variability = (scores[name][kept] for name in ("confidence", "variability"))
-        q = diagnosed_fraction(select, len(kept))
+        q = diagnosed_fraction(rule, len(kept))
         found = reference_diagnostics(confidence, variability, chosen.ids.take(pa.array(kept)), fraction=q)
     except UserError:  # dynamics without a map still select; the report then goes without a diagnosis
         return None

@@ -62,9 +62,11 @@ def recipe_from_dict(raw: Mapping[str, Any], *, default_name: str = "run", folde
         else re.sub(r"[^\w-]+", "-", default_name, flags=re.ASCII).strip("-") or "run",
         main=recipe.main if recipe.main is not None else _main_stage(recipe),
     )
+    if folder is not None:
+        recipe = _beside_recipe(recipe, folder)
     check_combinations(recipe)
     _check_methods(recipe)
-    return recipe if folder is None else _beside_recipe(recipe, folder)
+    return recipe
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -217,8 +219,8 @@ def _beside_recipe(recipe: Recipe, folder: Path) -> Recipe:
     stages = {}
     for name, stage in recipe.stages.items():
         source = stage.use_dynamics_of
-        if source is not None and is_path(source, recipe):
-            source = beside(source, folder)
+        if source is not None and source not in recipe.stages:
+            source = beside(source, folder)  # "cart" is a path where such a folder is there
         stages[name] = dataclasses.replace(stage, model=moved(stage.model), use_dynamics_of=source)
     return dataclasses.replace(recipe, data=data, stages=stages)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from ftft.methods.header import MethodHeader, SettingHeader
@@ -123,6 +123,17 @@ def _method_schema(method: MethodHeader, definitions: dict[str, Any]) -> dict[st
 
 def _setting_schema(setting: SettingHeader, definitions: dict[str, Any]) -> dict[str, Any]:
     schema = type_schema(setting.kind, definitions, setting.bounds)
+    if setting.words:
+        schema = _with_words(schema, setting.words)
     note = f"{setting.help} (default from {setting.origin})" if setting.origin else setting.help
     described = {"description": note} if note else {}
     return {**schema, **described, **({} if setting.required else {"default": plain(setting.default)})}
+
+
+def _with_words(schema: Any, words: Sequence[str]) -> Any:
+    """The schema with every text in it narrowed to ``words``."""
+    if schema == {"type": "string"}:
+        return {"enum": list(words)}
+    if isinstance(schema, Mapping):
+        return {key: _with_words(inner, words) for key, inner in schema.items()}
+    return [_with_words(inner, words) for inner in schema] if isinstance(schema, list) else schema

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ftft.data.examples import LoadedData
+import numpy as np
+
+from ftft.data.examples import EvaluationSet, LoadedData
 from ftft.dynamics.parquet import open_dynamics, read_dynamics, write_dynamics
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
@@ -32,8 +34,9 @@ def tell_more(
     folder: Path,
     main: str,
 ) -> dict[str, dict[str, Any]]:
-    """For every stage ``means`` and ``versus_baseline`` (:func:`ftft.run.comparing.compare`), ``class_prior`` of what it
-    learned from, and for one that selected by dynamics ``dynamics_used`` and ``diagnosis`` of their data map.
+    """For every stage ``means`` and ``versus_baseline`` (:func:`ftft.run.comparing.compare`), ``predicted_classes`` and
+    ``majority_class`` by set (:func:`told_of_sets`), ``class_prior`` of what it learned from, and for one that selected by
+    dynamics ``dynamics_used`` and ``diagnosis`` of their data map.
 
     Dynamics that came from a file are copied into the run's ``folder``, so that the report can show them.
     """
@@ -51,8 +54,27 @@ def tell_more(
     told = {}
     for name, stage in stages.items():
         of_dynamics = _of_dynamics(recipe, data, stages, folder, name, copied)
-        told[name] = {**compared[name], "class_prior": _class_prior(stage, data), **of_dynamics}
+        of_sets = told_of_sets(data.evaluation, evaluations[name].classes)
+        told[name] = {**compared[name], **of_sets, "class_prior": _class_prior(stage, data), **of_dynamics}
     return told
+
+
+def told_of_sets(sets: Mapping[str, EvaluationSet], predicted: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What shows a model that gives one answer to everything: ``predicted_classes`` (set -> label -> share of the examples
+    it is predicted for) and ``majority_class`` (set -> the ``label`` most frequent among the gold ones, the first of
+    equals, and the ``accuracy`` of always answering it).
+
+    ``predicted``: set -> classes int [N], indices into the set's own labels.
+    """
+    shares, majority = {}, {}
+    for name, one in sets.items():
+        labels = one.examples.label_names
+        n = max(1, len(one.examples))
+        counts = np.bincount(predicted[name], minlength=len(labels))
+        gold = np.bincount(one.examples.labels, minlength=len(labels))
+        shares[name] = dict(zip(labels, (counts / n).tolist()))
+        majority[name] = {"label": labels[int(gold.argmax())], "accuracy": float(gold.max() / n)}
+    return {"predicted_classes": shares, "majority_class": majority}
 
 
 def _class_prior(stage: FinishedStage, data: LoadedData) -> dict[str, Any] | None:
@@ -69,7 +91,7 @@ def _of_dynamics(
 
     ``copied``: the sources that were copied for an earlier stage, with their file.
     """
-    source, select = recipe.stages[name].use_dynamics_of, recipe.stages[name].select
+    source, rule = recipe.stages[name].use_dynamics_of, stages[name].summary["selection"]["rule"]
     if source is None:
         return {"dynamics_used": None, "diagnosis": None}
     if source in stages:
@@ -82,7 +104,7 @@ def _of_dynamics(
         dynamics, file = _copied(source, f"stages.{name}.use_dynamics_of", folder, f"stages/{name}/{USED_DYNAMICS}")
         copied[source] = file
     used = {"stage": source if source in stages else None, "source": portable_path(source), "file": file}
-    return {"dynamics_used": used, "diagnosis": diagnose_map(dynamics, select, data.train.ids)}
+    return {"dynamics_used": used, "diagnosis": diagnose_map(dynamics, rule, data.train.ids)}
 
 
 def _copied(source: str, where: str, folder: Path, file: str) -> tuple[Dynamics, str]:
