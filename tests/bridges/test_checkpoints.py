@@ -174,6 +174,32 @@ def test_language_model_statistics(kind, tmp_path, make_decoder, make_tokenizer)
         assert dynamics.statistics["entropy"][0, row] == pytest.approx(-(p * p.log()).sum(1).mean().item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("pair", [False, True])
+def test_texts_are_cut_at_max_length_and_counted(pair, checkpoint, make_tokenizer):
+    data, tokenizer = examples(pair), make_tokenizer()
+    lengths = [len(tokenizer(*[column[row].as_py() for column in data.inputs.values()])["input_ids"]) for row in range(N)]
+    length = sorted(lengths)[N // 2]
+    assert length in lengths and max(lengths) > length > min(lengths)
+    metadata = dynamics_from_checkpoints([checkpoint(1)], data, max_length=length).metadata
+    assert (metadata["max_length"], metadata["cut"]) == (length, sum(one > length for one in lengths))
+    assert metadata["cost"]["tokens"] == sum(min(one, length) for one in lengths)
+
+
+def test_a_language_model_s_texts_are_cut_and_counted(tmp_path, make_decoder, make_tokenizer):
+    tokenizer, model = make_tokenizer(bert=False), make_decoder(5)
+    model.save_pretrained(tmp_path / "checkpoint-4")
+    tokenizer.save_pretrained(tmp_path / "checkpoint-4")
+    texts = [" ".join(["w1"] * (2 + row)) for row in range(N)]  # and one token for the end
+    metadata = dynamics_from_checkpoints([tmp_path / "checkpoint-4"], examples(text=texts), max_length=6).metadata
+    assert (metadata["max_length"], metadata["cut"]) == (6, N - 4)
+
+
+@pytest.mark.parametrize("length", [2, 10_000])
+def test_a_length_without_room_or_beyond_the_model_is_refused(length, checkpoint):
+    with pytest.raises(UserError, match=f"max_length is {length}; give more than the 2 special tokens of a text and at most"):
+        dynamics_from_checkpoints([checkpoint(1)], examples(), max_length=length)
+
+
 def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path, checkpoint):
     data, good = examples(), checkpoint(1)
     unsafe = tmp_path / "checkpoint-2"

@@ -371,7 +371,7 @@ def test_eval_gives_the_figures_of_the_run(run: Run, tmp_path: Path) -> None:
             ours, theirs = found["metrics"][metric], expected[name]["metrics"][metric]
             for part in ("value", "low", "high"):
                 assert ours[part] == pytest.approx(theirs[part], abs=1e-6), (name, metric, part)
-    predictions = [pq.read_table(path) for path in out.glob("*.parquet")]
+    predictions = [pq.read_table(path) for path in (out / "predictions").glob("*.parquet")]
     assert sorted(len(table) for table in predictions) == sorted([OTHER, TRAIN - len(run.dynamics)])
     ids = {name for table in predictions for name in table["id"].to_pylist()}
     assert ids == {row["id"] for row in [*some_rows(TRAIN, 1), *some_rows(OTHER, 2)]} - set(run.dynamics.ids.to_pylist())
@@ -381,7 +381,9 @@ def test_export_to_cartography_and_back(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "cartography"
     done = process("export", run.folder, "--cartography", folder, cwd=run.home)
     dynamics = run.dynamics
-    assert done.stdout == f"wrote {EPOCHS} epochs of {len(dynamics)} examples to {folder}\n"
+    first_line, second_line = done.stdout.splitlines()
+    assert first_line == f"wrote {EPOCHS} epochs of {len(dynamics)} examples to {folder}"
+    assert second_line == f"wrote the metrics of {len(dynamics)} examples to {folder / 'td_metrics.jsonl'}"
     files = sorted((folder / "training_dynamics").iterdir())
     assert [path.name for path in files] == [f"dynamics_epoch_{epoch}.jsonl" for epoch in range(EPOCHS)]
     first = json.loads(files[1].read_text().splitlines()[0])

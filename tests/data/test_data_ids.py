@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftft.data.hashing import fingerprint_examples, framed_rows, hash_below, hex_strings, utf8_values
-from ftft.data.ids import column_ids, content_ids, require_unique
+from ftft.data.ids import can_identify, column_ids, content_ids, find_id_column, require_unique
 from ftft.errors import UserError
 
 texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=1, max_size=30)
@@ -140,3 +140,29 @@ def test_fingerprint_ignores_the_order_and_sees_every_change(
 def test_fingerprint_depends_on_the_label_name_not_on_its_number() -> None:
     assert fingerprint([("a", "x", "y", 0)], ("no", "yes")) == fingerprint([("a", "x", "y", 1)], ("yes", "no"))
     assert fingerprint([("a", "x", "y", 0)], ("no", "yes")) != fingerprint([("a", "x", "y", 0)], ("yes", "no"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"text": ["a", "b"], "uid": ["x", "y"], "id": [2, 1]}, "id"),
+        ({"uid": ["x", "y"], "id": [1, 1]}, "uid"),  # not unique
+        ({"uid": ["x", "y"], "id": [1, None]}, "uid"),  # not complete
+        ({"guid": ["x", ""], "idx": [1, 2]}, "idx"),  # an empty name
+        ({"id": [0.5, 1.5], "pairID": ["x", "y"]}, "pairID"),  # no string, no integer; any case
+        ({"id": [[1], [2]], "tweetid": [7, 8]}, "tweetid"),
+        ({"": [0, 1], "n": [4, 5]}, ""),
+        ({"a": [1, 2], "text": ["x", "y"]}, None),
+        ({}, None),
+    ],
+)
+def test_the_column_of_ids_is_the_first_usual_name_that_can_tell_the_rows_apart(
+    columns: dict[str, list[object]], expected: str | None
+) -> None:
+    assert find_id_column(columns, lambda name: column(columns[name])) == expected
+    assert find_id_column(columns, lambda name: None) is None
+
+
+def test_uniqueness_is_that_of_the_whole_column() -> None:
+    parts = [pa.array(["a", "b"]), pa.array(["c"])]
+    assert can_identify(pa.chunked_array(parts)) and not can_identify(pa.chunked_array([*parts, pa.array(["a"])]))

@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from ftft.data.loading import load_data
+from ftft.data.settings import DataFile, DataSettings
 from ftft.data.sniffing import propose_recipe
 from ftft.errors import UserError
-from ftft.run.reading import load_recipe
+from ftft.run.reading import check_files, load_recipe
 from ftft.run.recipe import Recipe, Stage
 
 WORDS = ["quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "seven", "old", "judges", "vote"]
@@ -168,3 +169,83 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path: Path) -> None:
     path.write_text("text,label\n")
     with pytest.raises(UserError, match="has no rows"):
         propose_recipe(path, [], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "quote", "expected"),
+    [
+        ("a.csv", ";", "", 'looks separated by ";", and ftft reads CSV with commas between the fields; save it with commas'),
+        ("a.csv", ";", '"', 'looks separated by ";"'),
+        ("a.csv", "|", "", 'looks separated by "|"'),
+        ("a.csv", "\t", "", "looks separated by tabs, .*name it .tsv or set `format: tsv`"),
+        ("a.tsv", ",", "", "looks separated by commas, .*name it .csv or set `format: csv`"),
+    ],
+)
+def test_another_separator_is_named(tmp_path: Path, name: str, separator: str, quote: str, expected: str) -> None:
+    lines = [["id", "text", "label"], *([str(i), f"{sentence(i)} yes; no, well", "ab"[i % 2]] for i in range(30))]
+    path = tmp_path / name
+    path.write_text("".join(separator.join(f"{quote}{field}{quote}" for field in line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=expected):
+        propose_recipe(path, [], None)
+    with pytest.raises(UserError, match=expected):
+        load_data(DataSettings(train=DataFile(path=str(path))))
+
+
+def test_another_separator_is_named_where_the_recipe_gives_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("good film;pos\nbad film;neg\n")
+    with pytest.raises(UserError, match='line 1 has 1 fields where `header:` has 2; it looks separated by ";"'):
+        load_data(DataSettings(train=DataFile(path=str(path), header=["text", "label"])))
+
+
+def test_a_folder_is_refused_as_one_with_a_file_to_give(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder, not a data file; name a file inside it \(\.jsonl, "):
+        propose_recipe(tmp_path, [], None)
+    path = jsonl(tmp_path / "train.jsonl", pairs(20, [0, 1]))
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(UserError, match=f"is a folder, not a data file; name a file inside it, for instance {path}$"):
+        propose_recipe(tmp_path, [], None)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_recipe_works_from_its_own_folder_and_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    jsonl(home / "train.jsonl", pairs(200, [0, 1]))
+    jsonl(home / "more" / "other.jsonl", pairs(20, [0, 1], 500))
+    (home / "model").mkdir()
+    (home / "model" / "config.json").write_text("{}")
+    monkeypatch.chdir(home)
+    if linked:
+        (tmp_path / "far" / "away").mkdir(parents=True)
+        (home / "sub").symlink_to(tmp_path / "far" / "away")
+    else:
+        (home / "sub").mkdir()
+    recipe = Path("sub/r.yaml")
+    recipe.write_text(propose_recipe(Path("train.jsonl"), [Path("more/other.jsonl")], "model", folder=recipe.parent))
+    for folder, path in ((home, recipe), (home / "sub", Path("r.yaml"))):
+        monkeypatch.chdir(folder)
+        found = load_recipe(path)
+        check_files(found)
+        assert len(load_data(found.data).evaluation["other"].examples) == 20
+    up = "../../home" if linked else ".."
+    raw = yaml.safe_load((home / recipe).read_text())
+    assert raw["data"]["train"]["path"] == f"{up}/train.jsonl" and raw["stages"]["main"]["model"] == {"path": f"{up}/model"}
+
+
+def test_paths_stay_as_they_are_beside_the_data_and_where_they_are_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = jsonl(tmp_path / "train.jsonl", pairs(20, [0, 1]))
+    for given, folder in (("train.jsonl", "."), (str(path), "sub")):
+        text = propose_recipe(Path(given), [], "hub/name", folder=Path(folder))
+        assert yaml.safe_load(text)["data"]["train"]["path"] == given and "hub: hub/name" in text
+
+
+def test_nothing_is_said_of_other_columns_where_there_are_none(tmp_path: Path) -> None:
+    rows = [{"text": sentence(i), "label": "ab"[i % 2]} for i in range(30)]
+    assert "other columns" not in proposed(jsonl(tmp_path / "a.jsonl", rows))[0]
+    assert "other columns are [n]" in proposed(jsonl(tmp_path / "a.jsonl", [{**row, "n": 0.5} for row in rows]))[0]

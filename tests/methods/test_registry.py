@@ -100,6 +100,11 @@ def test_static_header_equals_the_imported_task(found: MethodHeader) -> None:
     assert_settings_equal(found, load_class(found))
 
 
+@pytest.mark.parametrize("found", list_methods(), ids=lambda found: f"{found.question}.{found.name}")
+def test_every_task_that_a_method_of_ours_names_exists(found: MethodHeader) -> None:
+    assert found.tasks and set(found.tasks) <= {"*", *(task.name for task in list_tasks())}
+
+
 def assert_settings_equal(found: MethodHeader, cls: Any) -> None:
     assert found.summary and cls.__doc__.strip().splitlines()[0] == found.summary
     hints, fields = get_type_hints(cls), dataclasses.fields(cls)

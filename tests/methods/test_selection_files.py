@@ -106,3 +106,13 @@ def test_other_endings_and_missing_files_are_refused(tmp_path: Path, selection: 
         with pytest.raises(UserError, match="does not exist"):
             read_selection(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_selection_prints_as_one_short_line(selection: Selection) -> None:
+    assert repr(selection) == "Selection(7 rows from 20 examples; top rule: score variability, fraction 0.33)"
+    ids = pa.array([f"{i}" for i in range(2000)])
+    logits = np.random.default_rng(0).normal(size=(3, 2000, 2)).astype(np.float32)
+    dynamics = Dynamics(ids, (0, 1, 2), np.ones((3, 2000), dtype=bool), np.zeros(2000, dtype=np.int32), logits=logits)
+    chosen = select(dynamics, score="confidence", count=1000, largest=False)
+    assert repr(chosen) == "Selection(1,000 rows from 2,000 examples; top rule: score confidence, count 1000, lowest first)"
+    assert repr(Selection(ids=ids, weights=np.ones(2000), rule={"name": "file"})) == "Selection(2,000 rows; file rule)"

@@ -16,7 +16,7 @@ import torch
 from ftft.bridges.forward import Cost
 from ftft.bridges.outputs import STATISTICS, sequence_statistics
 from ftft.bridges.saved_models import SavedModel, open_saved
-from ftft.bridges.texts import PreparedTexts, prepare_texts
+from ftft.bridges.texts import PreparedTexts, count_longer, prepare_texts
 from ftft.data.examples import Examples
 from ftft.dynamics.buffer import DynamicsBuffer
 from ftft.dynamics.table import Dynamics
@@ -44,9 +44,10 @@ def dynamics_from_checkpoints(
     ``checkpoints``: folders that a ``transformers.Trainer``, peft or TRL run saved; sorted by their step they become the
     epochs 0..E-1. Classifiers read the inputs ``text`` (and ``text_pair``) and give logits; causal language models read
     ``prompt`` and ``completion`` (or ``text``) and give the statistics of ``outputs.py`` over the completion (the text).
-    ``max_length``: tokens per example, by default all that the model has positions for. ``progress`` is told the number
-    of examples done and of all (E x N). The metadata hold the ``steps``, the ``cost`` (seconds with loading, examples,
-    tokens without padding, counted forward FLOPs) and the data's fingerprint.
+    ``max_length``: tokens per example, by default all that the model has positions for: give what training used, which the
+    checkpoints do not tell. ``progress`` is told the number of examples done and of all (E x N). The metadata hold the
+    ``steps``, the ``max_length`` and how many texts were ``cut`` there, the ``cost`` (seconds with loading, examples, tokens
+    without padding, counted forward FLOPs) and the data's fingerprint.
 
     Raises UserError for a folder that is no checkpoint or whose step is unknown, for weights that are not safetensors,
     and for models that do not fit the data.
@@ -75,7 +76,7 @@ def dynamics_from_checkpoints(
         done = epoch * len(examples)
         tell = None if progress is None else partial(_tell, progress, done, len(ordered) * len(examples))
         _one_checkpoint(saved, prepared, epoch, buffer, batch_size=batch_size, device=device, cost=cost, tell=tell)
-    assert buffer is not None
+    assert buffer is not None and prepared is not None
     cost.seconds = time.perf_counter() - started
     table = buffer.dynamics()
     table.metadata |= {
@@ -85,7 +86,8 @@ def dynamics_from_checkpoints(
         "checkpoints": [folder.name for _, folder in ordered],
         "cost": cost.as_dict(),
         "data_fingerprint": examples.fingerprint,
-        "max_length": prepared.max_length if prepared is not None else max_length,
+        "max_length": prepared.max_length,
+        "cut": prepared.cut,
     }
     if buffer.num_classes is not None:
         table.metadata["label_names"] = list(examples.label_names)
@@ -139,13 +141,20 @@ def _prepare(saved: SavedModel, examples: Examples, max_length: int | None) -> P
     limits = [saved.tokenizer.model_max_length, positions if isinstance(positions, int) and positions > 0 else UNLIMITED]
     longest = min(limits) if min(limits) < UNLIMITED else LONGEST
     length = longest if max_length is None else max_length
+    special = saved.tokenizer.num_special_tokens_to_add(pair="text_pair" in examples.inputs)
+    if length > min(limits) or length <= special:
+        raise UserError(
+            f"max_length is {length}; give more than the {special} special tokens of a text and at most the {longest} tokens "
+            "that the model has positions for"
+        )
     if saved.kind == "language_model":
         return prepare_texts(examples, saved.tokenizer, length)
     if "text" not in examples.inputs:
         raise UserError("a classifier's examples need the input text; these have " + ", ".join(sorted(examples.inputs)))
     task = TextClassification(max_length=length)
     prepared = task.prepare(examples, saved.tokenizer)
-    return PreparedTexts(prepared.lengths, length, lambda rows: dict(task.collate(prepared, rows).inputs))
+    cut = count_longer(examples, saved.tokenizer, prepared.lengths, length)
+    return PreparedTexts(prepared.lengths, length, cut, lambda rows: dict(task.collate(prepared, rows).inputs))
 
 
 def _one_checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any
 
 import datasets
@@ -12,17 +13,17 @@ import pyarrow.compute as pc
 
 from ftft.bridges.randomness import randomness_kept
 from ftft.bridges.rows import decode_ids, is_stream
+from ftft.data.ids import find_id_column
 from ftft.errors import UserError, did_you_mean
 
-ID_COLUMNS = ("id", "guid", "uid", "idx", "example_id")
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 
 def example_ids(trainer: Any, id_column: str | None) -> tuple[pa.Array | None, str]:
     """The ids of ``trainer.train_dataset``, N unique strings (None for an iterable one), and where they come from.
 
-    In this order: ``id_column``; the first of id, guid, uid, idx, example_id that exists and is unique and complete; the
-    row position, ``row-<i>``. The second value is the column's name, or ``row``. Raises UserError where the rows of the
+    In this order: ``id_column``; the column that :func:`ftft.data.ids.find_id_column` takes (id, guid, uid, ...); the row
+    position, ``row-<i>``. The second value is the column's name, or ``row``. Raises UserError where the rows of the
     dataset are no longer the user's examples.
     """
     dataset = trainer.train_dataset
@@ -37,9 +38,11 @@ def example_ids(trainer: Any, id_column: str | None) -> tuple[pa.Array | None, s
         raise UserError("the train dataset is empty, so there is nothing to record")
     if id_column is not None:
         return _column_ids(dataset, id_column), id_column
-    for name in ID_COLUMNS if isinstance(dataset, datasets.Dataset) else ():
-        if name in dataset.column_names and (ids := _as_ids(_column(dataset, name))) is not None and _unique(ids):
-            return ids, name
+    if isinstance(dataset, datasets.Dataset):
+        named = [name for name in dataset.column_names if name not in (*trainer.label_names, *LABEL_COLUMNS)]
+        found = find_id_column(named, partial(_column, dataset))
+        if found is not None:
+            return _column_ids(dataset, found), found
     if sft:
         _refuse_moved_rows(trainer)
     return pc.binary_join_element_wise("row", pa.array(np.arange(len(dataset))).cast(pa.string()), "-"), "row"

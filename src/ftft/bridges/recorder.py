@@ -39,8 +39,9 @@ WAITING = 16
 class DynamicsRecorder:
     """Records what a Trainer's model says about every training example in every epoch.
 
-    ``id_column``: the column of the train dataset with unique ids; by default the first of id, guid, uid, idx,
-    example_id that exists and is unique, else the row position in ``trainer.train_dataset``, ``row-<i>``. ``mode``:
+    ``id_column``: the column of the train dataset with unique ids; by default the one that `ftft init` and `ftft score`
+    would take (the first of id, guid, uid, idx, ... that is unique: ``ftft.data.ids.find_id_column``), else the row position
+    in ``trainer.train_dataset``, ``row-<i>``. ``mode``:
     ``online`` (the training forward pass) or ``epoch_end`` (an extra pass per epoch in evaluation mode). ``max_classes``:
     with more classes only the gold logit, the largest other and the gold probability are kept. ``folder``: where
     ``dynamics.parquet`` is written when training ends; None writes nothing.

@@ -7,20 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from ftft.bridges.outputs import IGNORED
 from ftft.data.examples import Examples
 from ftft.errors import UserError
 
+CHUNK = 4096  # texts given to the tokenizer at once: bounds the memory its Python lists take
+
 
 @dataclass(frozen=True)
 class PreparedTexts:
-    """Tokenised examples: ``lengths`` int [N] in tokens, and ``batch``, which gives the padded inputs of the examples at
-    some rows (int64 [B]), with ``labels`` where the targets are tokens."""
+    """Tokenised examples: ``lengths`` int [N] in tokens, of which ``cut`` examples were longer than ``max_length``, and
+    ``batch``, which gives the padded inputs of the examples at some rows (int64 [B]), with ``labels`` where the targets are
+    tokens."""
 
     lengths: np.ndarray
     max_length: int
+    cut: int
     batch: Callable[[np.ndarray], dict[str, torch.Tensor]]
 
 
@@ -38,11 +43,12 @@ def prepare_texts(examples: Examples, tokenizer: Any, max_length: int) -> Prepar
             "a language model's examples need the inputs prompt and completion, or text; these have "
             + ", ".join(examples.inputs)
         )
-    tokens = tokenizer([prompt + text for prompt, text in zip(prompts, texts, strict=True)])["input_ids"]
+    tokens = tokenizer([prompt + text for prompt, text in zip(prompts, texts, strict=True)], verbose=False)["input_ids"]
     starts = [0] * len(tokens)
     if any(prompts):
         # Tokens may merge over the boundary: the completion begins where the two tokenisations part.
         starts = [_common(prompt, both) for prompt, both in zip(tokenizer(prompts)["input_ids"], tokens, strict=True)]
+    cut = sum(len(one) > max_length for one in tokens)
     tokens = [one[:max_length] for one in tokens]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
 
@@ -56,7 +62,18 @@ def prepare_texts(examples: Examples, tokenizer: Any, max_length: int) -> Prepar
             labels[place, starts[row] : len(one)] = one[starts[row] :]
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    return PreparedTexts(np.array([len(one) for one in tokens], dtype=np.int32), max_length, batch)
+    return PreparedTexts(np.array([len(one) for one in tokens], dtype=np.int32), max_length, cut, batch)
+
+
+def count_longer(examples: Examples, tokenizer: Any, lengths: np.ndarray, max_length: int) -> int:
+    """How many examples have more than ``max_length`` tokens, given their ``lengths`` (int [N]) after the cut."""
+    rows = np.flatnonzero(lengths >= max_length)
+    count = 0
+    for start in range(0, len(rows), CHUNK):
+        some = pa.array(rows[start : start + CHUNK])
+        texts = [examples.inputs[name].take(some).to_pylist() for name in ("text", "text_pair") if name in examples.inputs]
+        count += sum(len(one) > max_length for one in tokenizer(*texts, verbose=False)["input_ids"])
+    return count
 
 
 def _ended(text: str, eos: str) -> str:

@@ -26,5 +26,5 @@ def command(
     from ftft.data.sniffing import propose_recipe
     from ftft.files import write_text
 
-    write_text(out, propose_recipe(train, ood or [], model))
+    write_text(out, propose_recipe(train, ood or [], model, folder=out.parent))
     typer.echo(f"wrote {out}; look it over, then: ftft check {out}")

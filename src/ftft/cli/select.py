@@ -11,7 +11,10 @@ from ftft.cli.outputs import check_output_file
 
 
 def command(
-    dynamics: Annotated[Path, typer.Argument(help="A run's folder, a dynamics Parquet, a cartography folder or a long table.")],
+    dynamics: Annotated[
+        Path,
+        typer.Argument(help="A run's folder, a dynamics Parquet, a cartography folder or metrics file, or a long table."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where the selection goes: .parquet, .csv or .jsonl.")],
     score: Annotated[str, typer.Option("--score", help="The score to rank by; `ftft list scores`.")] = "variability",
     fraction: Annotated[float | None, typer.Option("--fraction", help="Share of the examples to select.")] = None,
@@ -27,9 +30,10 @@ def command(
     seed: Annotated[int, typer.Option("--seed", help="For the score `random`.")] = 0,
 ) -> None:
     """Choose examples by a score of their training dynamics, and write their ids."""
+    from ftft.dynamics.cartography import is_metrics_file, read_metrics
     from ftft.dynamics.parquet import open_dynamics
     from ftft.methods.select.top import Top
-    from ftft.methods.selection import SUFFIXES, ExamplesOfDynamics, write_selection
+    from ftft.methods.selection import SUFFIXES, ExamplesOfDynamics, select_by_metrics, write_selection
 
     check_output_file(out, "--out", endings=SUFFIXES, inputs=[dynamics])
     # The settings are judged before the dynamics are read, which may take a while.
@@ -42,7 +46,10 @@ def command(
         drop_suspects=drop_suspects,
         compat=compat,  # type: ignore[arg-type]
     )
-    table = open_dynamics(dynamics)
-    chosen = method.select(ExamplesOfDynamics.of(table), table, seed=seed)
+    if is_metrics_file(dynamics):
+        chosen = select_by_metrics(read_metrics(dynamics), method, seed=seed)
+    else:
+        table = open_dynamics(dynamics)
+        chosen = method.select(ExamplesOfDynamics.of(table), table, seed=seed)
     write_selection(chosen, out)
     typer.echo(f"selected {len(chosen):,} of {chosen.counts['pool']:,} examples by {score}; wrote {out}")

@@ -2,20 +2,71 @@
 
 A content hash is the first 16 hexadecimal digits of the SHA-256 of the input columns (not of the label, so that
 correcting a label keeps the id). Rows of equal content are told apart by ``-1``, ``-2``, ... in file order.
+
+Where nobody names the column, :func:`find_id_column` does: one rule for `ftft init`, `ftft score` and the recorder, so that
+what they write about one file can be joined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ftft.data.hashing import content_hashes, hex_strings
+from ftft.data.reading import read_table, records_of
+from ftft.data.settings import Columns, DataFile
 from ftft.errors import UserError
+from ftft.paths import expand
 
 Where = Callable[[int], str]  # a row's position -> "train.jsonl, line 17"
+# The usual names, in the order in which they are taken; "" is what pandas calls the index it writes into a CSV file.
+ID_NAMES = ("id", "guid", "uid", "idx", "example_id", "index", "uuid", "pairid", "pair_id", "row_id", "")
+
+
+def find_id_column(names: Iterable[str], column: Callable[[str], pa.ChunkedArray | None]) -> str | None:
+    """The column that identifies the rows: the first of ``ID_NAMES`` in any case, else the first whose name ends in "id",
+    that holds a string or an integer in every row and none twice; None where there is none.
+
+    ``column`` gives the values of one of the ``names`` (None where they cannot be had); only likely ones are asked for.
+    """
+    known = list(dict.fromkeys(names))
+    likely = [name for usual in ID_NAMES for name in known if name.casefold() == usual]
+    likely += [name for name in known if name.casefold().endswith("id") and name not in likely]
+    for name in likely:
+        values = column(name)
+        if values is not None and can_identify(values):
+            return name
+    return None
+
+
+def can_identify(column: pa.ChunkedArray) -> bool:
+    """Whether every row has a string or an integer of its own in the column."""
+    kind = column.type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if column.null_count or not (text or pa.types.is_integer(kind)):
+        return False
+    if text and len(column) and pc.min(pc.binary_length(column.cast(pa.large_string()))).as_py() == 0:
+        return False
+    return pc.count_distinct(column).as_py() == len(column)
+
+
+def id_column_of(file: DataFile, columns: Columns) -> str | None:
+    """The column of a data file that :func:`find_id_column` takes, of those that ``columns`` uses for nothing else."""
+    first = next(iter(islice(records_of(expand(file.path or "", "path"), header=file.header, given=file.format), 1)), None)
+    used = {*columns.text, columns.label}
+
+    def values(name: str) -> pa.ChunkedArray | None:
+        # What is wrong with the file as a whole is said when it is read for its texts.
+        with contextlib.suppress(UserError):
+            return read_table(file, columns, wanted=[name]).column(name)
+        return None
+
+    return find_id_column([] if first is None else [name for name in first[1] if name not in used], values)
 
 
 def column_ids(column: pa.ChunkedArray, name: str, where: Where) -> pa.Array:

@@ -18,13 +18,12 @@ import pyarrow.parquet as pq
 
 from ftft.data.records import Record, delimited_records, json_records
 from ftft.data.settings import Columns, DataFile
-from ftft.data.streams import open_bytes, require_file
+from ftft.data.streams import FORMATS, open_bytes, require_file, require_no_folder
 from ftft.errors import UserError, did_you_mean
 from ftft.paths import expand
 
 LINE = "__line__"
 CHUNK = 8192
-FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz")
 _DAMAGE = (pa.ArrowException, OSError, EOFError, ValueError, KeyError)
 
@@ -42,6 +41,7 @@ def format_of(path: Path, given: str | None = None) -> str:
     pickles by name."""
     if given is not None:
         return given
+    require_no_folder(path)  # a folder has no ending to complain of
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()

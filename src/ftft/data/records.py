@@ -17,6 +17,7 @@ from ftft.data.streams import MAX_LINE_BYTES, text_lines
 from ftft.errors import UserError
 
 Record = tuple[int, dict[str, Any]]
+_SEPARATORS = {";": '";"', "\t": "tabs", "|": '"|"', ",": "commas"}
 
 
 def json_records(stream: BinaryIO, path: Path) -> Iterator[Record]:
@@ -63,6 +64,8 @@ def delimited_records(
     first = next(lines, None)
     if first is None:
         raise UserError(f"{path} is empty; a data file with at least one row is needed")
+    if header is None and (other := _other_separator(first, delimiter)) is not None:
+        raise UserError(f"{path} {_wrongly_separated(other, delimiter)}")
     if quotes is None:
         quotes = delimiter == "," or (header is None and _all_quoted(first.rstrip("\r\n").split(delimiter)))
     rows = _rows(_chain(first, lines), path, delimiter, quotes)
@@ -79,11 +82,25 @@ def delimited_records(
     for number, fields in rows:
         if len(fields) != len(names):
             hint = ""
-            if not quotes and any(field.startswith('"') for field in fields):
+            if len(fields) == 1 and (other := _other_separator(fields[0], delimiter)) is not None:
+                hint = f"; it {_wrongly_separated(other, delimiter)}"
+            elif not quotes and any(field.startswith('"') for field in fields):
                 hint = "; if its fields stand in quotes, set `quotes: true`"
             where = "the header" if header is None else "`header:`"
             raise UserError(f"{path}, line {number} has {len(fields)} fields where {where} has {len(names)}{hint}")
         yield number, dict(zip(names, fields))
+
+
+def _other_separator(line: str, delimiter: str) -> str | None:
+    """What separates the fields of a line that holds no ``delimiter`` at all; None where nothing does."""
+    return None if delimiter in line else next((other for other in _SEPARATORS if other in line), None)
+
+
+def _wrongly_separated(other: str, delimiter: str) -> str:
+    kind, right = ("CSV", "commas") if delimiter == "," else ("TSV", "tabs")
+    ways = {",": "name it .csv or set `format: csv`", "\t": "name it .tsv or set `format: tsv`"}
+    way = ways.get(other, f"save it with {right}")
+    return f"looks separated by {_SEPARATORS[other]}, and ftft reads {kind} with {right} between the fields; {way}"
 
 
 def _all_quoted(fields: Sequence[str]) -> bool:

@@ -83,7 +83,7 @@ def _columns(found: SniffedSet, indent: str) -> list[str]:
     identifier = "guessed: unique" if found.id is not None else "no unique column found: ids are made from the content"
     texts = "guessed: a pair of texts" if len(found.text) == 2 else "guessed: single texts; two columns would make pairs"
     return [
-        f"{indent}columns:  # the other columns are {scalar(others)}",
+        f"{indent}columns:" + (f"  # the other columns are {scalar(others)}" if others else ""),
         f"{indent}  text: {scalar(list(found.text))}  # {texts}",
         f"{indent}  label: {scalar(found.label)}  # guessed",
         f"{indent}  id: {scalar(found.id)}  # {identifier}",

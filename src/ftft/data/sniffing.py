@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from ftft.data.ids import can_identify, find_id_column
 from ftft.data.reading import format_of, records_of
 from ftft.data.sniffed_recipe import DEFAULT_PACKAGE, SniffedModel, SniffedSet, write_recipe
 from ftft.errors import UserError
@@ -48,7 +53,6 @@ TEXT_NAMES = (
     "message",
 )
 LABEL_NAMES = ("label", "labels", "gold_label", "label_name", "label_text", "class", "target", "category", "sentiment", "y")
-ID_NAMES = ("id", "uid", "guid", "idx", "index", "uuid", "pairid", "pair_id", "example_id", "row_id", "")
 GENERIC = ("train", "training", "test", "dev", "val", "valid", "validation", "data", "eval", "ood")
 
 
@@ -66,6 +70,13 @@ class _Sample:
             dict.fromkeys(value for value in self.columns[column] if isinstance(value, (str, int, float)) and value != "")
         )
 
+    def arrow(self, column: str) -> pa.ChunkedArray | None:
+        """The column's values; None where they are of several kinds."""
+        try:
+            return pa.chunked_array([pa.array(self.columns[column])])
+        except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError):
+            return None
+
     def is_text(self, column: str) -> bool:
         values = [value for value in self.columns[column] if value is not None]
         return bool(values) and all(isinstance(value, str) for value in values)
@@ -74,11 +85,13 @@ class _Sample:
         return sum(len(value or "") for value in self.columns[column]) / len(self.columns[column])
 
 
-def propose_recipe(train: Path, ood: Sequence[Path], model: str | None) -> str:
+def propose_recipe(train: Path, ood: Sequence[Path], model: str | None, *, folder: Path | None = None) -> str:
     """A commented recipe (YAML) for fine-tuning on ``train`` with plain fine-tuning (ERM) and FTFT, measured on ``ood``.
 
-    ``model``: a folder, ``module:ATTRIBUTE`` of an installed package, or a hub name; None takes the demo's MiniLM. Reads
-    at most the first 50,000 rows of each file. Raises UserError where a file cannot be read or has no text or label.
+    ``model``: a folder, ``module:ATTRIBUTE`` of an installed package, or a hub name; None takes the demo's MiniLM.
+    ``folder``: where the recipe will lie (by default the current folder); relative paths are written as seen from there, so
+    that the recipe works from there and from here. Reads at most the first 50,000 rows of each file. Raises UserError where
+    a file cannot be read or has no text or label.
     """
     sample = _read_sample(Path(train))
     main = _sniff(sample, name="train")
@@ -90,7 +103,23 @@ def propose_recipe(train: Path, ood: Sequence[Path], model: str | None) -> str:
         found = _read_sample(Path(path))
         same = set(main.columns()) <= set(found.columns)
         sets.append(_described(found, main.text, main.label, main.id, name) if same else _sniff(found, name=name))
-    return write_recipe(main, sets, _model(model))
+    named = _model(model)
+    if folder is not None:
+        main, *sets = (dataclasses.replace(one, path=_seen_from(folder, one.path)) for one in (main, *sets))
+        if named.key == "path":
+            named = dataclasses.replace(named, value=_seen_from(folder, named.value))
+    return write_recipe(main, sets, named)
+
+
+def _seen_from(folder: Path, path: str) -> str:
+    """A path relative to the current folder as one relative to ``folder``; any other as it is."""
+    if os.path.isabs(path) or path.startswith("~") or "$" in path:
+        return path
+    seen = os.path.relpath(path, folder)
+    if os.path.exists(path) and not (os.path.exists(folder / seen) and os.path.samefile(folder / seen, path)):
+        # A link on the way, or a folder still to be made: `..` leads elsewhere than its name says.
+        seen = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    return Path(seen).as_posix()
 
 
 def _read_sample(path: Path) -> _Sample:
@@ -169,20 +198,12 @@ def _named_twin(sample: _Sample, candidates: Sequence[str]) -> str:
 
 
 def _guess_id(sample: _Sample, used: Iterable[str]) -> str | None:
-    unique = [name for name in sample.columns if name not in set(used) and _is_unique(sample.columns[name])]
-    folded = {name.casefold(): name for name in reversed(unique)}
-    for name in ID_NAMES:
-        if name in folded:
-            return folded[name]
-    for name in unique:
-        if name.casefold().endswith("id") or (sample.header and not any(" " in str(value) for value in sample.columns[name])):
-            return name
-    return None
-
-
-def _is_unique(values: Sequence[Any]) -> bool:
-    plain = all(isinstance(value, (str, int)) and not isinstance(value, bool) and value != "" for value in values)
-    return plain and len(set(values)) == len(values)
+    others = [name for name in sample.columns if name not in set(used)]
+    found = find_id_column(others, sample.arrow)
+    if found is None and sample.header is not None:  # made-up names say nothing: a column of single words will do
+        words = [name for name in others if not any(" " in str(value) for value in sample.columns[name])]
+        return next((name for name in words if (values := sample.arrow(name)) is not None and can_identify(values)), None)
+    return found
 
 
 def _described(sample: _Sample, text: Sequence[str], label: str, id_column: str | None, name: str) -> SniffedSet:

@@ -14,12 +14,29 @@ from typing import BinaryIO, cast
 from ftft.errors import UserError, nearest
 
 MAX_LINE_BYTES = 64 * 2**20
+FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+
+
+def require_no_folder(path: Path) -> None:
+    """UserError for a folder, naming a data file in it where there is one."""
+    if not path.is_dir():
+        return
+    try:
+        inside = sorted(entry.name for entry in path.iterdir() if entry.is_file() and is_data_name(entry.name))
+    except OSError:
+        inside = []
+    hint = f", for instance {path / inside[0]}" if inside else f" ({', '.join(FORMATS)})"
+    raise UserError(f"{path} is a folder, not a data file; name a file inside it{hint}")
+
+
+def is_data_name(name: str) -> bool:
+    """Whether a file of that name is one of data by its ending, gzip'd or not."""
+    return name.lower().removesuffix(".gz").endswith(tuple(FORMATS))
 
 
 def require_file(path: Path) -> None:
     """UserError when ``path`` is not a non-empty regular file, with the nearest existing name as a suggestion."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a data file; name a file inside it")
+    require_no_folder(path)
     if not path.exists():
         raise UserError(f"{path} does not exist{_suggestion(path)}")
     if not os.access(path, os.R_OK):

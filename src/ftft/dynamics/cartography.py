@@ -29,6 +29,7 @@ from ftft.errors import UserError
 from ftft.files import atomic_path
 
 FOLDER = "training_dynamics"
+METRICS_FILE = "td_metrics.jsonl"
 EPOCH_FILE = re.compile(r"dynamics_epoch_(\d+)\.jsonl")
 _INTEGER = re.compile(r"-?[1-9]\d{0,17}|0")
 _LINES_AT_ONCE = 65_536
@@ -246,8 +247,9 @@ class Metrics:
     guid_type: str
 
 
-def write_metrics(dynamics: Dynamics, path: Path | str, *, include_ci: bool = False) -> None:
-    """Write ``td_metrics.jsonl``: every example that was seen, in the order of the rows; population variability.
+def write_metrics(dynamics: Dynamics, path: Path | str, *, include_ci: bool = False) -> int:
+    """Write ``td_metrics.jsonl``: every example that was seen in two epochs or more, in the order of the rows; population
+    variability. Gives the number of examples written.
 
     Raises UserError where the dynamics hold no predictions, or fewer than two epochs.
     """
@@ -262,6 +264,20 @@ def write_metrics(dynamics: Dynamics, path: Path | str, *, include_ci: bool = Fa
         for index, (guid, *values) in enumerate(zip(guids, *columns.values())):
             numbers = ",".join(f'"{name}":{value}' for name, value in zip(columns, values))
             stream.write(f'{{"guid":{_json(guid)},"index":{index},{numbers}}}\n')
+    return len(rows)
+
+
+def is_metrics_file(path: Path | str) -> bool:
+    """Whether a file is one of metrics by its first line: a guid and a metric, and no epoch."""
+    path = Path(path)
+    if not path.is_file() or not path.name.lower().endswith((".jsonl", ".jsonl.gz")):
+        return False
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as stream:
+            first = json.loads(stream.readline() or "null")
+    except (ValueError, OSError, EOFError, zlib.error):
+        return False  # the reader that is tried next says what is wrong with it
+    return isinstance(first, dict) and "guid" in first and "epoch" not in first and any(name in first for name in METRICS)
 
 
 def read_metrics(path: Path | str) -> Metrics:

@@ -188,6 +188,11 @@ def open_dynamics(path: Path | str) -> Dynamics:
         return cartography.read_cartography(path)
     if cartography.EPOCH_FILE.fullmatch(path.name):
         return cartography.read_cartography(path.parent)
+    if cartography.is_metrics_file(path):
+        raise UserError(
+            f"{path} holds metrics, a row for each example, and not the dynamics they were computed from; "
+            "only `ftft select` and `ftft score` take it, so name the dynamics here"
+        )
     return long_table.read_long_table(path)
 
 

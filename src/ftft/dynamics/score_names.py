@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+ScoreName = str  # one of SCORES; a setting so annotated is checked against them in editors too
+
 SCORES: dict[str, str] = {
     "confidence": "mean over epochs of the gold label's probability; low means hard to learn",
     "variability": "standard deviation over epochs of the gold label's probability; high means ambiguous",

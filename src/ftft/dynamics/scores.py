@@ -179,6 +179,26 @@ def available_scores(dynamics: Dynamics, *, num_epochs: int | None = None) -> li
     return [s.name for s in SCORES.values() if count >= s.min_epochs and (s.needs is None or s.needs in held)]
 
 
+def describe_left_out(dynamics: Dynamics, *, num_epochs: int | None = None) -> str:
+    """Which scores these dynamics do not allow over ``num_epochs`` epochs and why, as one clause; "" where they allow all."""
+    held = quantities(dynamics)
+    count = len(dynamics.epochs) if num_epochs is None else num_epochs
+    without: dict[str, list[str]] = {}
+    for score in SCORES.values():
+        if score.needs is not None and score.needs not in held:
+            why = f"{PHRASES[score.needs]}, which these dynamics do not hold"
+        elif count < score.min_epochs:
+            why = _too_few(score, count)
+        else:
+            continue
+        without.setdefault(why, []).append(score.name)
+    return "; ".join(f"{', '.join(names)} need{'s' * (len(names) == 1)} {why}" for why, names in without.items())
+
+
+def _too_few(score: Score, count: int) -> str:
+    return f"at least {score.min_epochs} epochs, and there {'is' if count == 1 else 'are'} {count}"
+
+
 def check_score(dynamics: Dynamics, name: str, *, num_epochs: int | None = None) -> Score:
     """The score of that name; UserError where there is none such, or these dynamics do not allow it."""
     if name not in SCORES:
@@ -191,7 +211,7 @@ def check_score(dynamics: Dynamics, name: str, *, num_epochs: int | None = None)
             f"they allow {', '.join(available_scores(dynamics, num_epochs=count))}"
         )
     if count < score.min_epochs:
-        raise UserError(f'the score "{name}" needs at least {score.min_epochs} epochs, and there is {count}')
+        raise UserError(f'the score "{name}" needs {_too_few(score, count)}')
     return score
 
 

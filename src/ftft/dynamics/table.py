@@ -12,7 +12,7 @@ import pyarrow as pa
 from ftft.errors import UserError
 
 
-@dataclass
+@dataclass(repr=False)
 class Dynamics:
     """N examples over E epochs.
 
@@ -52,6 +52,20 @@ class Dynamics:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        numbers = [int(epoch) for epoch in self.epochs]
+        in_a_row = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
+        epochs = f"{numbers[0]}-{numbers[-1]}" if in_a_row else ", ".join(map(str, numbers)) or "none"
+        parts = [f"{len(self):,} examples", f"epochs {epochs}"]
+        if self.num_classes is not None:
+            parts.append(f"{self.num_classes} classes")
+        else:
+            held = [name for name in ("pair_logits", "pair_probability") if getattr(self, name) is not None]
+            parts += [*held, *self.statistics]
+        if self.metadata.get("source"):
+            parts.append(f"source {self.metadata['source']}")
+        return f"Dynamics({'; '.join(parts)})"
 
     @property
     def num_classes(self) -> int | None:

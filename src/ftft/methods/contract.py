@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ArtefactKind = Literal["weights", "adapter", "predictor"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selection:
     """What ``select`` leaves: which examples are learned from, in a stable order, and by what rule.
 
@@ -53,6 +53,14 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        """The number of examples and the heart of the rule, on one line; ``rule`` and ``counts`` say the rest."""
+        pool = f" from {self.counts['pool']:,} examples" if "pool" in self.counts else ""
+        asked = ("score", "parts", "fraction", "count", "balance", "drop_suspects", "compat", "seed")
+        said = [f"{name} {self.rule[name]}" for name in asked if self.rule.get(name) not in (None, "none", 0.0)]
+        said += ["lowest first"] if self.rule.get("largest") is False else []
+        return f"Selection({len(self):,} rows{pool}; {self.rule.get('name', 'no')} rule{': ' * bool(said)}{', '.join(said)})"
 
 
 @dataclass

@@ -16,6 +16,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from ftft.dynamics.score_names import SCORES
 from ftft.errors import UserError
 
 Aliases = Mapping[str, ast.expr]
@@ -31,12 +32,17 @@ TYPES: dict[str, Any] = {
     "tuple": tuple,
     "Any": Any,
     "Literal": Literal,
+    "ScoreName": str,
 }
+VOCABULARIES: dict[str, tuple[str, ...]] = {"ScoreName": tuple(SCORES)}
 
 
 @dataclass(frozen=True)
 class SettingHeader:
-    """One setting: its annotation as written and as a type, its default (None where ``required``), help and bounds."""
+    """One setting: its annotation as written and as a type, its default (None where ``required``), help and bounds.
+
+    ``words``: what its texts may be, where the annotation names one of ``VOCABULARIES``; none where any text will do.
+    """
 
     name: str
     annotation: str
@@ -46,6 +52,11 @@ class SettingHeader:
     help: str = ""
     origin: str = ""
     bounds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        names = {node.id for node in ast.walk(ast.parse(self.annotation, mode="eval")) if isinstance(node, ast.Name)}
+        return next((words for name, words in VOCABULARIES.items() if name in names), ())
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ dynamics, evaluation data) and, for settings alone, in ``pool_checks``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ftft.dynamics.choosing import allocate, by_id, choose, rank, subset_size, whole_part
+from ftft.dynamics.idhash import uniform_of_ids
 from ftft.dynamics.parquet import fingerprint_dynamics
 from ftft.dynamics.scores import choose_epochs, compute_score
 from ftft.dynamics.table import Dynamics
@@ -80,9 +81,13 @@ class Pool:
         chosen = None if dynamics is None else choose_epochs(dynamics, drop_first=drop_first_epochs, only=epochs)
         pool = cls(examples, ids, dynamics, at, np.zeros(len(ids), dtype=bool), chosen, seed)
         if drop_suspects:
-            lowest_first = rank(-pool.score(suspect_score), ids)
-            pool.suspects[lowest_first[: whole_part(drop_suspects, len(ids))]] = True
+            pool.drop_suspects(drop_suspects, suspect_score)
         return pool
+
+    def drop_suspects(self, share: float, score: SuspectScore) -> None:
+        """Mark the ``floor(share * N)`` lowest scores as suspects, equal scores by ascending id."""
+        lowest_first = rank(-self.score(score), self.ids)
+        self.suspects[lowest_first[: whole_part(share, len(self))]] = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -224,6 +229,25 @@ class Pool:
             # Total variation distance between the class shares of the pool and of the selected: 0 to 1.
             counts["class_prior_shift"] = float(np.abs(pool / pool.sum() - selected / selected.sum()).sum() / 2)
         return counts
+
+
+@dataclass(frozen=True)
+class ScoredPool(Pool):
+    """A pool whose scores are ``given`` by name (float64 [N] each), as a metrics file has them, without dynamics."""
+
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def score(self, name: str, *, ddof: int = 0, window: int | None = None, include_ci: bool = False) -> np.ndarray:
+        """The score as given; UserError where it is not, or where another definition of it is asked for."""
+        if name == "random":
+            return uniform_of_ids(self.ids, self.seed)
+        if name not in self.given:
+            raise UserError(f'the score "{name}" is not among those given, {", ".join(self.given)}; choose one of these')
+        if name == "variability" and (ddof or include_ci):
+            raise UserError(
+                "the variability given is the population's, and without dynamics no other can be computed; use ddof 0"
+            )
+        return self.given[name]
 
 
 def rule_of(method: Any, name: str, *, seed: int | None = None, **resolved: Any) -> dict[str, Any]:

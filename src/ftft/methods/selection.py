@@ -22,10 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ftft.dynamics.cartography import Metrics
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError, did_you_mean
 from ftft.files import atomic_path, read_json, sha256_file, write_json
 from ftft.methods.contract import Selection
+from ftft.methods.pool import ScoredPool
 from ftft.methods.select.top import Top
 
 FORMAT_VERSION = 1
@@ -97,6 +99,21 @@ def select(
         compat=compat,
     )
     return method.select(ExamplesOfDynamics.of(dynamics), dynamics, seed=seed)
+
+
+def select_by_metrics(metrics: Metrics, method: Top, *, seed: int = 0) -> Selection:
+    """What ``method`` chooses by the scores of a metrics file (``td_metrics.jsonl``, published coordinates) alone.
+
+    Raises UserError for a score the file does not hold, and for settings that need dynamics (epochs) or labels (balance).
+    """
+    if method.epochs is not None or method.drop_first_epochs or method.window is not None:
+        raise UserError("a metrics file holds no epochs to choose from; leave epochs, drop_first_epochs and window out")
+    view = ExamplesOfDynamics(metrics.ids, None, (), "")
+    suspects = np.zeros(len(metrics.ids), dtype=bool)
+    pool = ScoredPool(view, metrics.ids, None, None, suspects, None, seed, given=metrics.scores)
+    if method.drop_suspects:
+        pool.drop_suspects(method.drop_suspects, method.suspect_score)
+    return method.select_from(pool, seed=seed)
 
 
 def sidecar(path: Path | str) -> Path:

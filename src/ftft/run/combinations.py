@@ -186,7 +186,9 @@ def _check_dynamics(name: str, stage: Stage, recipe: Recipe, where: str) -> None
         return
     if source not in recipe.stages:
         near = did_you_mean(source, _before(name, recipe))
-        nor = "" if "did you mean" in near else ", and no file or folder of that name beside the recipe or in the current folder"
+        nor = (
+            "" if "did you mean" in near else ", and no file or folder of that name beside the recipe or in the current folder"
+        )
         raise UserError(f'{where}.use_dynamics_of: there is no stage "{source}"{nor}{near}')
     if source not in _before(name, recipe):
         which = "the stage itself" if source == name else f'the stage "{source}", which comes later'

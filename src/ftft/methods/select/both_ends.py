@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ftft.dynamics.choosing import rank
+from ftft.dynamics.score_names import ScoreName
 from ftft.dynamics.scores import SCORES
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
@@ -29,7 +30,7 @@ class BothEnds:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "arXiv 2009.10795"
 
-    score: str = setting("variability", "the score to rank by; see `ftft list`", origin="cartography code")
+    score: ScoreName = setting("variability", "the score to rank by; see `ftft list scores`", origin="cartography code")
     fraction: float | None = setting(None, "share of the examples to choose in all, above 0 and at most 1", gt=0, le=1)
     count: int | None = setting(None, "number of examples to choose in all, instead of fraction", ge=1)
     hard_share: float = setting(0.7, "share of the chosen that comes from the hard end", origin="cartography code", gt=0, lt=1)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from ftft.dynamics.score_names import ScoreName
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError, did_you_mean
 from ftft.methods.contract import Selection
@@ -32,7 +33,7 @@ class Mixture:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "arXiv 2009.10795"
 
-    parts: list[dict[str, Any]] = setting(
+    parts: list[dict[str, ScoreName | float | bool]] = setting(
         (),
         "the parts in the order they take: [{score: confidence, share: 0.3}, {score: variability, share: 0.7}]",
         factory=list,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ftft.dynamics.choosing import above_quantile, rank
+from ftft.dynamics.score_names import ScoreName
 from ftft.dynamics.table import Dynamics
 from ftft.methods.contract import Selection
 from ftft.methods.pool import LabelledExamples, Pool, Ranking, rule_of
@@ -33,7 +34,9 @@ class Top:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "arXiv 2310.06588; arXiv 2009.10795"
 
-    score: str = setting("variability", "the score to rank by; see `ftft list`", origin="FTFT, section on data maps")
+    score: ScoreName = setting(
+        "variability", "the score to rank by; see `ftft list scores`", origin="FTFT, section on data maps"
+    )
     largest: bool = setting(True, "choose the largest scores (false: the smallest)")
     fraction: float | None = setting(None, "share of the examples to choose, above 0 and at most 1; FTFT uses 0.33", gt=0, le=1)
     count: int | None = setting(None, "number of examples to choose, instead of fraction", ge=1)
@@ -87,6 +90,10 @@ class Top:
             drop_suspects=self.drop_suspects,
             suspect_score=self.suspect_score,
         )
+        return self.select_from(pool, seed=seed)
+
+    def select_from(self, pool: Pool, *, seed: int) -> Selection:
+        """As :meth:`select`, from a pool that is there already."""
         ddof = self.ddof if self.ddof is not None else int(self.compat == "ftft")
         values = pool.score(self.score, ddof=ddof, window=self.window, include_ci=self.include_ci)
         ranking = Ranking(self.score, values, self.largest)
