@@ -99,7 +99,7 @@ def _print_method(console: Console, method: MethodHeader) -> None:
         return
     columns = {
         "setting": [setting.name for setting in method.settings],
-        "type": [setting.annotation for setting in method.settings],
+        "type": [setting.annotation.replace("ScoreName", "score") for setting in method.settings],
         "default": [_default(setting) for setting in method.settings],
         "meaning": [_meaning(setting) for setting in method.settings],
         "origin of the default": [setting.origin for setting in method.settings],
