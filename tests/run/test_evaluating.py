@@ -119,7 +119,9 @@ def test_a_saved_model_is_measured_with_a_mark_on_what_it_has_seen(
     events: list[dict[str, Any]] = []
     found = evaluate_saved(model, recipe, out=tmp_path / "out", notify=events.append)
     assert [name for name, one in found.items() if one["seen"]] == ["ood"]
-    assert any(event["event"] == "warning" and "was trained on this data" in event["text"] for event in events)
+    warnings = [event["text"] for event in events if event["event"] == "warning"]
+    assert any("was trained on this data" in text for text in warnings)
+    assert any("taken in order: LABEL_0 as negative, LABEL_1 as positive" in text for text in warnings)
     written = (tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8")
     document = json.loads(written)
     assert document["model"] == "model" and str(tmp_path) not in written

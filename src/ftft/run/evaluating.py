@@ -239,6 +239,11 @@ def evaluate_saved(
     for sentence in dict.fromkeys(sentence for found in known.values() for sentence in found):
         notify({"event": "warning", "text": sentence})
 
+    names = data.train.label_names
+    if all(name.startswith("LABEL_") for name in header.labels) and len(header.labels) == len(names):
+        said = ", ".join(f"{own} as {name}" for own, name in zip(header.labels, names))
+        notify({"event": "warning", "text": f"{model} does not name its classes; they are taken in order: {said}"})
+
     def load() -> tuple[Any, Any, Any]:
         loaded = load_classifier(settings, data.train.label_names, seed=recipe.seed, require_head=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
