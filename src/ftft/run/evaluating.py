@@ -240,8 +240,9 @@ def evaluate_saved(
         notify({"event": "warning", "text": sentence})
 
     names = data.train.label_names
-    if all(name.startswith("LABEL_") for name in header.labels) and len(header.labels) == len(names):
-        said = ", ".join(f"{own} as {name}" for own, name in zip(header.labels, names))
+    own_names = header.labels or tuple(f"LABEL_{index}" for index in range(len(names)))  # a config leaves out two unnamed ones
+    if all(name.startswith("LABEL_") for name in own_names) and len(own_names) == len(names):
+        said = ", ".join(f"{own} as {name}" for own, name in zip(own_names, names))
         notify({"event": "warning", "text": f"{model} does not name its classes; they are taken in order: {said}"})
 
     def load() -> tuple[Any, Any, Any]:
