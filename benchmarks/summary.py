@@ -1,0 +1,128 @@
+"""The table of benchmarks/README.md from the results under results/benchmarks.
+
+    python benchmarks/throughput.py --out results/benchmarks/throughput.json
+    python benchmarks/flop_rate.py --out results/benchmarks/flop_rate.json
+    python benchmarks/recorder_overhead.py --out results/benchmarks/recorder_overhead.json
+    python benchmarks/score_ten_million.py --json results/benchmarks/score_ten_million.json
+    python benchmarks/summary.py
+
+Each figure stands with its target, whether it is met, and how busy the machine was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "benchmarks"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+GIB = 2**30
+
+Line = tuple[str, str, str, str]  # what, figure, target, machine
+
+
+def table(results: Path) -> str:
+    """The Markdown table of the result files that are there."""
+    lines = ["| what | measured | target | machine |", "|---|---|---|---|"]
+    for name, rows in (
+        ("throughput", _throughput),
+        ("flop_rate", _flop_rate),
+        ("recorder_overhead", _recorder_overhead),
+        ("score_ten_million", _scoring),
+    ):
+        path = results / f"{name}.json"
+        if path.exists():
+            lines += [f"| {' | '.join(line)} |" for line in rows(json.loads(path.read_text(encoding="utf-8")))]
+    return "\n".join(lines)
+
+
+def _throughput(result: Mapping[str, Any]) -> Iterator[Line]:
+    faster = result["precision_of_defaults"] == "bf16"
+    native = "" if faster else f" where bf16 is faster; here its products run at {result['speedup_of_bf16_products']:.2f}x"
+    for key, what, target, least in (
+        ("defaults", "tokens per second against the Trainer's defaults", f"at least 2x{native}", 2.0),
+        ("defaults_same_batch_size", "the same, the Trainer with batches of our size", "", None),
+        ("equal", "at equal batches, padding, precision and optimizer", "at least 0.97x", 0.97),
+    ):
+        ratio = result[key]["wall"]
+        padding = ", ".join(f"{result[key][side]['padding']:.2f}" for side in ("ftft", "trainer"))
+        yield (
+            what,
+            f"{_ratio(ratio)}x (padding {padding})",
+            f"{target}: {_met(least is not None and ratio['ratio'] >= least)}" if target else "",
+            _machine(result),
+        )
+
+
+def _flop_rate(result: Mapping[str, Any]) -> Iterator[Line]:
+    told = result["auto"]["wall"]
+    fractions = {name: 100 * told[f"fraction_of_{name}"]["ratio"] for name in ("bf16", "fp32")}
+    shares = ", ".join(
+        f"{share:.0f} % of the {name} matrix rate ({told[f'{name}_product_gflops']:.0f} GFLOP/s)"
+        for name, share in fractions.items()
+    )
+    yield (
+        f"training FLOP rate ({result['precision_of_auto']})",
+        f"{told['training_gflops']:.0f} GFLOP/s, {shares}",
+        "",
+        _machine(result),
+    )
+
+
+def _recorder_overhead(result: Mapping[str, Any]) -> Iterator[Line]:
+    for key, where in (("loop", "our loop"), ("trainer", "the Trainer")):
+        for per in ("wall", "processor_time"):
+            ratio = result[key][per]
+            told = f"at most 1.01: {_met(ratio['ratio'] <= 1.01)}" if per == "wall" else ""
+            yield (
+                f"step with the online recorder over one without, {where}, {per.replace('_', ' ')}",
+                _ratio(ratio),
+                told,
+                _machine(result),
+            )
+
+
+def _scoring(figures: list[Mapping[str, Any]]) -> Iterator[Line]:
+    for one in figures:
+        seconds, memory = one["seconds"], one["peak_bytes"] / GIB
+        layout = {"wide": "our Parquet", "long": "a shuffled long table"}[one["layout"]]
+        yield (
+            f"all {len(one['scores'])} scores of {one['examples']:,} examples x {one['epochs']} epochs, {layout}",
+            f"{seconds:.1f} s, {memory:.2f} GiB",
+            f"at most 60 s and 4 GiB: {_met(seconds <= 60 and memory <= 4)}",
+            f"{one['cores']} cores, load {one['load_before']:.1f} before",
+        )
+
+
+def _ratio(one: Mapping[str, Any]) -> str:
+    low, high = one["interval_95"]
+    return f"{one['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _met(holds: bool) -> str:
+    return "met" if holds else "not met"
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['processor']}, {machine['threads']} threads, load {machine['load_before']:.1f} before"
+
+
+def written(text: str, results: Path) -> str:
+    """A README with the table between its markers."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+
+
+def main() -> None:
+    """Put the table into benchmarks/README.md."""
+    path = ROOT / "benchmarks" / "README.md"
+    path.write_text(written(path.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

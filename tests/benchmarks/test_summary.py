@@ -1,0 +1,65 @@
+"""The table of benchmarks/README.md is what its command makes of the committed results, and says whether targets are met."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def summary() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("summary", ROOT / "benchmarks" / "summary.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_holds_the_table_of_the_committed_results(summary: ModuleType) -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert summary.written(text, summary.RESULTS) == text
+
+
+def ratio(value: float) -> dict[str, Any]:
+    return {"ratio": value, "interval_95": [value - 0.01, value + 0.01]}
+
+
+@pytest.mark.parametrize(
+    ("overhead", "seconds", "ours", "met"), [(1.004, 31.0, 2.1, True), (1.02, 61.0, 1.9, False)], ids=["met", "not met"]
+)
+def test_a_figure_says_whether_its_target_is_met(
+    overhead: float, seconds: float, ours: float, met: bool, summary: ModuleType, tmp_path: Path
+) -> None:
+    machine = {"machine": {"processor": "some processor", "threads": 2, "load_before": 0.1}}
+    side = {"padding": 0.1}
+    pair = {"wall": ratio(overhead), "processor_time": ratio(overhead)}
+    speed = {"wall": ratio(ours), "ftft": side, "trainer": side}
+    equal = {**speed, "wall": ratio(0.98 if met else 0.9)}
+    written: dict[str, Any] = {
+        "throughput": {
+            "precision_of_defaults": "fp32",
+            "speedup_of_bf16_products": 0.6,
+            "defaults": speed,
+            "defaults_same_batch_size": speed,
+            "equal": equal,
+            **machine,
+        },
+        "recorder_overhead": {"loop": pair, "trainer": pair, **machine},
+        "score_ten_million": [
+            {"layout": "wide", "scores": ["a"] * 12, "examples": 10**7, "epochs": 6, "seconds": seconds}
+            | {"peak_bytes": 2**30, "cores": 2, "load_before": 0.0}
+        ],
+    }
+    for name, document in written.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    table = summary.table(tmp_path)
+    assert table.count(": met |") == (5 if met else 0) and table.count(": not met |") == (0 if met else 5)
+    assert f"{overhead:.3f} [{overhead - 0.01:.3f}, {overhead + 0.01:.3f}]" in table
+    assert f"{seconds:.1f} s, 1.00 GiB" in table and "where bf16 is faster; here its products run at 0.60x" in table
