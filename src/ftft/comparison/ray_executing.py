@@ -61,6 +61,7 @@ class RayExecutor:
     """Ray tasks, each with as many processors as the cluster has for every one of ``jobs`` at once."""
 
     def __init__(self, address: str, jobs: int) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report its use over the network
         try:
             import ray
         except ImportError:
