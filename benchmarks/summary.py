@@ -59,7 +59,7 @@ def _throughput(result: Mapping[str, Any]) -> Iterator[Line]:
 
 def _flop_rate(result: Mapping[str, Any]) -> Iterator[Line]:
     told = result["auto"]["wall"]
-    fractions = {name: 100 * told[f"fraction_of_{name}"]["ratio"] for name in ("bf16", "fp32")}
+    fractions = {name: 100 * told[f"fraction_of_{name}"]["ratio"] for name in ("bfloat16", "float32")}
     shares = ", ".join(
         f"{share:.0f} % of the {name} matrix rate ({told[f'{name}_product_gflops']:.0f} GFLOP/s)"
         for name, share in fractions.items()

@@ -51,6 +51,15 @@ def test_a_figure_says_whether_its_target_is_met(
             "equal": equal,
             **machine,
         },
+        "flop_rate": {
+            "precision_of_auto": "fp32",
+            "auto": {
+                "wall": {"training_gflops": 177.0}
+                | {f"{name}_product_gflops": 354.0 for name in ("float32", "bfloat16")}
+                | {f"fraction_of_{name}": ratio(0.5) for name in ("float32", "bfloat16")}
+            },
+            **machine,
+        },
         "recorder_overhead": {"loop": pair, "trainer": pair, **machine},
         "score_ten_million": [
             {"layout": "wide", "scores": ["a"] * 12, "examples": 10**7, "epochs": 6, "seconds": seconds}
@@ -62,4 +71,5 @@ def test_a_figure_says_whether_its_target_is_met(
     table = summary.table(tmp_path)
     assert table.count(": met |") == (5 if met else 0) and table.count(": not met |") == (0 if met else 5)
     assert f"{overhead:.3f} [{overhead - 0.01:.3f}, {overhead + 0.01:.3f}]" in table
+    assert "177 GFLOP/s, 50 % of the bfloat16 matrix rate (354 GFLOP/s), 50 % of the float32 matrix rate" in table
     assert f"{seconds:.1f} s, 1.00 GiB" in table and "where bf16 is faster; here its products run at 0.60x" in table
