@@ -219,8 +219,9 @@ class Job:
         return Timing(*seconds, *arrays, losses)
 
 
-def run_loop(job: Job, turn: Turn) -> Timing:
-    """Our loop with the defaults of `ftft run` but for what the job says."""
+def run_loop(job: Job, turn: Turn, *, recording: Callable[[int], bool] = lambda step: True) -> Timing:
+    """Our loop with the defaults of `ftft run` but for what the job says; a job that is recorded is so in the steps (from 0)
+    for which ``recording`` holds."""
     one, task, data, schedule = job.prepare()
     recorder = DynamicsBuffer(data.examples.ids, data.examples.labels.astype(np.int32), num_classes=CLASSES)
     plan = schedule.plan(0)[: job.total]
@@ -233,6 +234,8 @@ def run_loop(job: Job, turn: Turn) -> Timing:
     def step_ended(event: dict[str, Any]) -> None:
         if event["event"] == "step":
             clock.tick()
+            # The loop asks at every step whether there is a recorder.
+            training.dynamics = recorder if job.recorded and recording(event["step"]) else None
 
     training = Training(
         models=Models(one.model),
@@ -244,7 +247,7 @@ def run_loop(job: Job, turn: Turn) -> Timing:
         settings=TrainSettings(batch_size=job.batch_size),
         precision=job.precision,
         accelerator=Accelerator(cpu=True),
-        dynamics=recorder if job.recorded else None,
+        dynamics=recorder if job.recorded and recording(0) else None,
         flops=flops,
         notify=step_ended,
     )
