@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,19 +53,18 @@ def test_cells_at_once_leave_tables_and_a_page(tiny_suite: Callable[..., Path], 
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_a_local_ray_cluster_computes_the_same_cells(
-    tiny_suite: Callable[..., Path], run_here: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_local_ray_cluster_computes_the_same_cells(tiny_suite: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason='ray is not installed; pip install "ftft[ray]" brings it')
     diverges = {"change": {"stages.main.optimize": {"name": "adamw", "learning_rate": 1e30}}}
     path = tiny_suite({"erm": {}, "diverges": diverges}, seeds=[0])
     out, err = finished(path, "--ray", "local", "--jobs", "2", code=1)
     assert "feelings / erm / seed 0: finished" in err and "the loss became nan" in out
-    by_ray = json.loads((tmp_path / "results" / "suite" / "table.json").read_text())
+    table = tmp_path / "results" / "suite" / "table.json"
+    by_ray = json.loads(table.read_text())
     for folder in ("results", "runs"):
         shutil.rmtree(tmp_path / folder)
-    here, _ = run_here(path)
-    rows = [table["tasks"]["feelings"]["rows"]["erm"] for table in (by_ray, here)]
+    finished(path, code=1)  # with one thread, as Ray's cells had: another number adds up in another order
+    rows = [one["tasks"]["feelings"]["rows"]["erm"] for one in (by_ray, json.loads(table.read_text()))]
     assert rows[0]["sets"] == rows[1]["sets"] and rows[0]["cost"] == rows[1]["cost"]
 
 
