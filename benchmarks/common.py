@@ -133,6 +133,7 @@ class Timing:
     padded_tokens: np.ndarray
     flops: np.ndarray
     losses: list[float]
+    inside: np.ndarray | None = None  # wall seconds within the recorder's own calls, of our loop
 
     def rates(self, of: str = "tokens", per: str = "wall") -> np.ndarray:
         """Per second, for each turn [turns]."""
@@ -219,6 +220,30 @@ class Job:
         return Timing(*seconds, *arrays, losses)
 
 
+class _TimedLoop(TrainingLoop):
+    """Our loop, noting the seconds spent in booking what was recorded."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self.inside: list[float] = []
+
+    def _train_step(self, rows: np.ndarray, epoch: int) -> None:
+        self.inside.append(0.0)
+        super()._train_step(rows, epoch)
+
+    def _record(self, batch: Batch, outputs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return super()._record(batch, outputs)
+        finally:
+            self.inside[-1] += time.perf_counter() - started
+
+    def _observe(self, epoch: int, seen: Any) -> None:
+        started = time.perf_counter()
+        super()._observe(epoch, seen)
+        self.inside[-1] += time.perf_counter() - started
+
+
 def run_loop(job: Job, turn: Turn, *, recording: Callable[[int], bool] = lambda step: True) -> Timing:
     """Our loop with the defaults of `ftft run` but for what the job says; a job that is recorded is so in the steps (from 0)
     for which ``recording`` holds."""
@@ -252,13 +277,16 @@ def run_loop(job: Job, turn: Turn, *, recording: Callable[[int], bool] = lambda 
         notify=step_ended,
     )
     torch.manual_seed(job.seed)
-    outcome = TrainingLoop(training).run()
+    loop = _TimedLoop(training)
+    outcome = loop.run()
     if job.recorded and not recorder.dynamics().seen.any():
         raise RuntimeError("the recorder has recorded nothing")
     for rows in plan:
         size, length = task.collate(data, rows).inputs["input_ids"].shape
         counts.append((len(rows), int(data.lengths[rows].sum()), size * length, flops.known["train", size, length]))
-    return job.timing(clock, counts, outcome.losses)
+    timing = job.timing(clock, counts, outcome.losses)
+    timing.inside = np.array(loop.inside)[job.warmup :].reshape(job.turns, job.steps)
+    return timing
 
 
 def count_shape(

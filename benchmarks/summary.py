@@ -83,6 +83,9 @@ def _recorder_overhead(result: Mapping[str, Any]) -> Iterator[Line]:
                 told,
                 _machine(result),
             )
+    inside = result["loop"]["share_inside_the_recorder"]
+    figure = f"{100 * inside['median']:.2f} % (at most {100 * inside['largest']:.2f} %)"
+    yield "share of a step spent in the recorder's own calls, our loop", figure, "", _machine(result)
 
 
 def _scoring(figures: list[Mapping[str, Any]]) -> Iterator[Line]:

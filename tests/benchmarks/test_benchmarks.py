@@ -69,11 +69,13 @@ def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
     assert len(found) == ratios
     for one in found:
         low, high = one["interval_95"]
-        assert 0 < low <= one["ratio"] <= high and len(one["pairs"]) == 2
+        assert 0 < low <= one["ratio"] <= high and len(one["pairs"]) in (2, 8)  # one process makes more than two do
     assert result["machine"]["threads"] == 1
     assert platform.node() not in done.stdout and str(Path.home()) not in done.stdout and str(FOLDER) not in done.stdout
     if script == "recorder_overhead":
         assert result["loop"]["losses_identical"] and result["trainer"]["losses_identical"]
+        inside = result["loop"]["share_inside_the_recorder"]
+        assert 0 < inside["median"] <= inside["largest"] < 1
 
 
 @pytest.mark.slow

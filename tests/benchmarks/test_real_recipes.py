@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,12 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def real_recipes() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("real_recipes", ROOT / "benchmarks" / "real_recipes.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def real_recipes(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("real_recipes")
 
 
 def strings(value: Any) -> Iterator[str]:

@@ -17,7 +17,8 @@ from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.methods.contract import Selection
 from ftft.run.recipe import Recipe
-from ftft.run.stages import StageRun, rows_and_weights
+from ftft.run.selections import rows_and_weights
+from ftft.run.stages import StageRun
 from ftft.run.store import Store, stage_key
 
 NO_TRAINING = {"steps": 2, "batch_size": 8, "precision": "fp32"}

@@ -12,13 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ftft.cli.progress import PLAIN_SECONDS
+from ftft.cli.progress import PLAIN_SECONDS, Listener
 from ftft.comparison.cells import Cell
 from ftft.comparison.planning import Plan, Work
 from ftft.comparison.suite import Suite
 
 
-class ComparisonProgress:
+class ComparisonProgress(Listener):
     """Shows the events of :func:`ftft.comparison.running.run_suite`; live on a terminal, plain lines elsewhere."""
 
     def __init__(self, suite: Suite, jobs: int, console: Console | None = None) -> None:
@@ -37,11 +37,6 @@ class ComparisonProgress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.live.stop()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        handler = getattr(self, f"_on_{event['event']}", None)
-        if handler is not None:
-            handler(event)
 
     def _say(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)

@@ -21,7 +21,16 @@ from rich.progress import (
 PLAIN_SECONDS = 15.0  # between two plain lines about steps
 
 
-class RunProgress:
+class Listener:
+    """Called with an event, hands it to the method ``_on_<event>``, where there is one."""
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+
+class RunProgress(Listener):
     """Shows the events of a run; use it as a context manager and pass it as ``notify``."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -52,11 +61,6 @@ class RunProgress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        handler = getattr(self, f"_on_{event['event']}", None)
-        if handler is not None:
-            handler(event)
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

@@ -160,7 +160,7 @@ class TrainingLoop:
                 (loss.total / units * t.accelerator.num_processes).backward()
             total += float(loss.total.detach())
             if t.dynamics is not None and t.dynamics_mode == "online":
-                seen.append(observed(batch, t.task.record(loss.outputs, batch)))
+                seen.append(self._record(batch, loss.outputs))
         if seen:
             self._observe(epoch, seen)
         mean_loss = self.processes.sum(total) / units
@@ -202,6 +202,11 @@ class TrainingLoop:
         else:
             with self.training.accelerator.no_sync(self.model):
                 yield
+
+    def _record(self, batch: Batch, outputs: Any) -> Observed:
+        """What the dynamics take of a batch: its rows and what the task records of them."""
+        values = self.training.task.record(outputs, batch)
+        return batch.rows.cpu().numpy(), {name: value.numpy() for name, value in values.items()}
 
     def _observe(self, epoch: int, seen: list[Observed]) -> None:
         """Every process books what all have seen, so that all hold the same dynamics; repeated fill-ins drop out by id."""
@@ -251,8 +256,7 @@ class TrainingLoop:
             flops=t.flops,
             processes=self.processes,
         )
-        seen = [observed(batch, t.task.record(outputs, batch)) for batch, outputs in batches]
-        self._observe(epoch, seen)
+        self._observe(epoch, [self._record(batch, outputs) for batch, outputs in batches])
         t.ledger.add(
             "scoring",
             flops=self.processes.total(t.flops.spent - before),
@@ -419,11 +423,6 @@ class TrainingLoop:
 
 def _tell_nobody(what: object) -> None:
     pass
-
-
-def observed(batch: Batch, values: Mapping[str, torch.Tensor]) -> Observed:
-    """What the dynamics take of a batch: its rows and what the task records of them."""
-    return batch.rows.cpu().numpy(), {name: value.numpy() for name, value in values.items()}
 
 
 def best_folder(folder: Path) -> Path:

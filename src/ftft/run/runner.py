@@ -41,8 +41,8 @@ from ftft.run.evaluating import Evaluation, evaluate, said_of, sets_seen, write_
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
-from ftft.run.selections import plan_selections
-from ftft.run.stages import FinishedStage, StageRun, learned_prior
+from ftft.run.selections import learned_prior, plan_selections
+from ftft.run.stages import FinishedStage, StageRun
 from ftft.run.store import Store
 from ftft.run.telling import tell_more
 from ftft.tasks.contract import Task

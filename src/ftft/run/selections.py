@@ -1,4 +1,5 @@
-"""Every stage's selection made once before anything is trained, so that one that cannot work costs nothing.
+"""What a selection means for a stage: the rows and weights it learns from, and their class prior; and every stage's selection
+made once before anything is trained, so that one that cannot work costs nothing.
 
 Dynamics of a file are read. Those that an earlier stage will record are stood in for by random logits of the same shape
 (its examples, its planned epochs, the last one perhaps in part): what refuses them refuses the real ones, such as a count
@@ -11,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ftft.data.examples import Examples
@@ -76,3 +78,25 @@ def _stand_in(train: Examples, reference: Stage, selection: Selection, steps: in
     pair = generator.standard_normal((epochs, len(train), 2), dtype=np.float32)
     probability = generator.random((epochs, len(train)), dtype=np.float32)
     return Dynamics(train.ids, tuple(range(epochs)), seen, gold, pair_logits=pair, pair_probability=probability)
+
+
+def rows_and_weights(selection: Selection, ids: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
+    """The rows (int64 [K], positions in ``ids``) a selection learns from, and one weight a row of the data (float64 [N])
+    or None where all weigh the same."""
+    positions = pc.index_in(selection.ids, value_set=ids)
+    if positions.null_count:
+        raise UserError("the selection holds ids that the training data does not; it was made from other data")
+    rows = positions.to_numpy(zero_copy_only=False).astype(np.int64)
+    if np.all(selection.weights == 1.0):
+        return rows, None
+    weights = np.zeros(len(ids), dtype=np.float64)
+    weights[rows] = selection.weights
+    return rows, weights
+
+
+def learned_prior(selection: Selection, train: Examples) -> np.ndarray:
+    """The class shares, float64 [C], of what a stage learns from: the selected rows, copies and weights counted."""
+    rows, weights = rows_and_weights(selection, train.ids)
+    amount = None if weights is None else weights[rows]
+    shares = np.bincount(train.labels[rows], weights=amount, minlength=len(train.label_names))
+    return np.asarray(shares / shares.sum())

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from accelerate import Accelerator
 
-from ftft.data.examples import EvaluationSet, Examples, LoadedData
+from ftft.data.examples import EvaluationSet, LoadedData
 from ftft.dynamics.buffer import DynamicsBuffer
 from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dynamics, write_dynamics
 from ftft.dynamics.table import Dynamics
@@ -37,6 +36,7 @@ from ftft.models.saving import save_model
 from ftft.paths import expand
 from ftft.run.portable import portable_model
 from ftft.run.recipe import Recipe, Stage
+from ftft.run.selections import learned_prior, rows_and_weights
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.tasks import metrics
 from ftft.tasks.contract import Prepared, Task
@@ -388,30 +388,6 @@ def _best_state(folder: Path | None, step: int | None) -> dict[str, torch.Tensor
 def _base_state(run: StageRun, model: LoadedModel) -> dict[str, torch.Tensor]:
     """The pretrained weights the stage began with, loaded anew (training changed them in place)."""
     return dict(load_classifier(run.stage.model, run.data.train.label_names, seed=run.seed).model.state_dict())
-
-
-def rows_and_weights(selection: Selection, ids: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
-    """The rows (int64 [K], positions in ``ids``) a selection learns from, and one weight a row of the data (float64 [N])
-    or None where all weigh the same."""
-    import pyarrow.compute as pc
-
-    positions = pc.index_in(selection.ids, value_set=ids)
-    if positions.null_count:
-        raise UserError("the selection holds ids that the training data does not; it was made from other data")
-    rows = positions.to_numpy(zero_copy_only=False).astype(np.int64)
-    if np.all(selection.weights == 1.0):
-        return rows, None
-    weights = np.zeros(len(ids), dtype=np.float64)
-    weights[rows] = selection.weights
-    return rows, weights
-
-
-def learned_prior(selection: Selection, train: Examples) -> np.ndarray:
-    """The class shares, float64 [C], of what a stage learns from: the selected rows, copies and weights counted."""
-    rows, weights = rows_and_weights(selection, train.ids)
-    amount = None if weights is None else weights[rows]
-    shares = np.bincount(train.labels[rows], weights=amount, minlength=len(train.label_names))
-    return np.asarray(shares / shares.sum())
 
 
 def steering_scores(one: EvaluationSet, probabilities: np.ndarray) -> dict[str, float]:
