@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -60,13 +61,20 @@ def train(folder: Path, mode: str, resume: Path | None = None) -> Spy:
     return model
 
 
+def leave() -> None:
+    """End together, with nothing that still holds a process group: its threads would abort in the interpreter's end."""
+    gc.collect()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 def main(folder: Path) -> None:
     model = train(folder / "straight", "online")
     rank = torch.distributed.get_rank()
     (folder / f"log_{rank}.json").write_text(json.dumps(model.passes))
     train(folder / "resumed", "online", resume=folder / "straight" / "checkpoint-3")
     train(folder / "epoch_end", "epoch_end")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -109,13 +110,20 @@ RUNS = {
 }
 
 
+def leave() -> None:
+    """End together, with nothing that still holds a process group: its threads would abort in the interpreter's end."""
+    gc.collect()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 def main(folder: Path) -> None:
     for name, (mode, settings) in RUNS.items():
         trainer = make(folder / name, **settings)
         recorder = None if mode is None else DynamicsRecorder(mode=mode, folder=folder / name).attach(trainer)
         trainer.train()
         write(trainer, recorder, name, folder)
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -199,6 +200,13 @@ def refused(folder: Path, name: str, work) -> None:
         (folder / f"{name}-{torch.distributed.get_rank()}.txt").write_text(str(error))
 
 
+def leave() -> None:
+    """End together, with nothing that still holds a process group: its threads would abort in the interpreter's end."""
+    gc.collect()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 def main(folder: Path) -> None:
     processes = processes_of(Accelerator(cpu=True))
     for name, settings in SAME_AS_ONE.items():
@@ -226,12 +234,12 @@ def main(folder: Path) -> None:
     broken = Run(folder / "unwritable")
     broken.loop.checkpoints.save = lambda *args, **kwargs: full_disk()
     refused(folder, "unwritable", broken.go)
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
     if sys.argv[2:] == ["resume"]:
         straight_and_resumed(Path(sys.argv[1]), torch.float32)  # sums of three in another order show in float32
-        torch.distributed.destroy_process_group()
+        leave()
     else:
         main(Path(sys.argv[1]))

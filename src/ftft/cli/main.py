@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.main
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not hasattr(error, "format_message"):
             raise
         _exit(f"error: {_usage_sentence(error)}", USER_ERROR)
-    sys.exit(code if isinstance(code, int) else 0)
+    _leave(code if isinstance(code, int) else 0)
 
 
 def _usage_sentence(error: Any) -> str:
@@ -140,16 +140,27 @@ def _usage_sentence(error: Any) -> str:
     return f"{command}: {message[:1].lower()}{message[1:]}"
 
 
-def _exit(sentence: str, code: int) -> None:
+def _exit(sentence: str, code: int) -> NoReturn:
     index, count = launched()
     if index > 0:
         if code == INTERRUPTED:
-            sys.exit(code)
+            _leave(code)
         # The first process nearly always has the same to say. Its launcher ends this one when it has said it, and would
         # end it unheard if this one left before.
         time.sleep(SECONDS_TO_SPEAK)
         sentence = f"process {index} of {count}: {sentence}"
     print(sentence, file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit. A process that has joined others goes without taking the interpreter down: torch's communication threads may still
+    hold tensors, and then abort in it (pytorch pull request 179291), which its launcher would take for a failed run."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

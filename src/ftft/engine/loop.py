@@ -1,20 +1,13 @@
 """The training loop: one batch followed from its rows to the weight update.
 
-A step takes ``batch_size`` examples in one or more micro-batches. Every micro-batch adds the gradient of
-
-    (sum of weight * units * loss over its examples) / (sum of weight * units over the whole step)
-
-so that accumulation gives the large batch's gradient exactly, however the examples or tokens fall on micro-batches
-and processes. Everything that a later step depends on is either a function of the step number (batches, learning
-rate) or part of the checkpoint (weights, optimizer, random state, dynamics, stopping, ledger).
+Everything that a later step depends on is either a function of the step number (batches, learning rate) or part of the
+checkpoint (weights, optimizer, the objective's state, random state, dynamics, stopping, ledger).
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +16,21 @@ import torch
 from accelerate import DistributedDataParallelKwargs
 
 from ftft.engine.allocation import kept_memory
-from ftft.engine.batches import share_of_process
 from ftft.engine.checkpoint import CheckpointFolder, LoadedCheckpoint
 from ftft.engine.interrupting import StopSignals
 from ftft.engine.ledger import Ledger
-from ftft.engine.precision import autocast
-from ftft.engine.predict import predict_batches, to_device
+from ftft.engine.predict import predict_batches
 from ftft.engine.processes import processes_of
 from ftft.engine.provenance import differences
 from ftft.engine.schedule import rate_factor, warmup_steps
+from ftft.engine.step import NotFinite, Observed, Step, observe, observed
 from ftft.engine.training import Outcome as Outcome
 from ftft.engine.training import Training as Training
 from ftft.errors import Interrupted, UserError
 from ftft.methods.contract import Models
 from ftft.state import rng
-from ftft.tasks.contract import Batch
 
 JOURNALS_PER_CHECKPOINT, JOURNAL_SECONDS = 12, 5.0  # how often the books are written: a kill loses what comes after
-
-Observed = tuple[np.ndarray, dict[str, np.ndarray]]  # rows, and what was recorded of them
 
 
 class TrainingLoop:
@@ -144,32 +133,25 @@ class TrainingLoop:
 
     def _train_step(self, rows: np.ndarray, epoch: int) -> None:
         t = self.training
-        started = time.perf_counter()
+        started, flops_before = time.perf_counter(), t.flops.spent
         self.model.train()
-        batches = list(self._micro_batches(rows))
-        units = self.processes.sum(sum(float((batch.weights * t.task.units(batch)).double().sum()) for batch in batches))
+        for hook in t.before_step:
+            hook(self.step, t.schedule.steps, t.optimizer)
         self._set_learning_rate()
-        t.optimizer.zero_grad(set_to_none=True)
-        flops_before, total, seen = t.flops.spent, 0.0, []
-        for index, batch in enumerate(batches):
-            size, length = batch.inputs["input_ids"].shape
-            with t.flops.count("train", size, length), self._synchronise(index == len(batches) - 1):
-                with autocast(t.precision, self.device):
-                    loss = self.loss_of(batch)
-                # Averaging over processes divides by their number; the step's units are already over all of them.
-                (loss.total / units * t.accelerator.num_processes).backward()
-            total += float(loss.total.detach())
-            if t.dynamics is not None and t.dynamics_mode == "online":
-                seen.append(self._record(batch, loss.outputs))
-        if seen:
-            self._observe(epoch, seen)
-        mean_loss = self.processes.sum(total) / units
-        self._require_finite(mean_loss, "loss")
-        if t.settings.clip is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.settings.clip)
-            self._require_finite(float(norm), "gradient")
-        t.optimizer.step()
-        self.losses.append(mean_loss)
+        step = Step(t, self.model, self.loss_of, rows, self.processes)
+        try:
+            if getattr(t.optimizer, "needs_closure", False):
+                t.optimizer.step(step)
+            else:
+                step()
+                t.optimizer.step()
+        except NotFinite as error:
+            if error.what == "loss" and self.checkpoints is not None and self.processes.is_first:
+                self.checkpoints.discard(self.step)  # its weights gave this loss: it is not the last good one
+            raise UserError(self._diverged(f"{error} at step {self.step + 1}")) from None
+        if step.seen:
+            self._observe(epoch, step.seen)
+        self.losses.append(step.loss)
         t.ledger.add(
             "training",
             flops=self.processes.total(t.flops.spent - flops_before),
@@ -178,16 +160,7 @@ class TrainingLoop:
             tokens=int(t.data.lengths[rows].sum()),
             steps=1,
         )
-        t.notify({"event": "step", "step": self.step + 1, "steps": t.schedule.steps, "epoch": epoch, "loss": mean_loss})
-
-    def _micro_batches(self, rows: np.ndarray) -> Iterator[Batch]:
-        t = self.training
-        weights = np.ones(len(rows)) if t.weights is None else t.weights[rows]
-        rows, weights = share_of_process(rows, weights, self.processes.index, self.processes.count)
-        size = t.settings.micro_batch_size or t.settings.batch_size
-        for start in range(0, len(rows), size):
-            part = slice(start, start + size)
-            yield to_device(t.task.collate(t.data, rows[part], weights[part]), self.device)
+        t.notify({"event": "step", "step": self.step + 1, "steps": t.schedule.steps, "epoch": epoch, "loss": step.loss})
 
     def _set_learning_rate(self) -> None:
         t = self.training
@@ -195,34 +168,8 @@ class TrainingLoop:
         for group, base in zip(t.optimizer.param_groups, self.base_rates):
             group["lr"] = base * factor
 
-    @contextmanager
-    def _synchronise(self, last: bool) -> Iterator[None]:
-        if last:
-            yield
-        else:
-            with self.training.accelerator.no_sync(self.model):
-                yield
-
-    def _record(self, batch: Batch, outputs: Any) -> Observed:
-        """What the dynamics take of a batch: its rows and what the task records of them."""
-        values = self.training.task.record(outputs, batch)
-        return batch.rows.cpu().numpy(), {name: value.numpy() for name, value in values.items()}
-
-    def _observe(self, epoch: int, seen: list[Observed]) -> None:
-        """Every process books what all have seen, so that all hold the same dynamics; repeated fill-ins drop out by id."""
-        dynamics = self.training.dynamics
-        if dynamics is None:
-            return
-        for theirs in self.processes.gather(seen):
-            for rows, values in theirs:
-                dynamics.observe(epoch, rows, values)
-
-    def _require_finite(self, value: float, what: str) -> None:
-        if math.isfinite(value):
-            return
-        if what == "loss" and self.checkpoints is not None and self.processes.is_first:
-            self.checkpoints.discard(self.step)  # its weights gave this loss: it is not the last good one
-        raise UserError(self._diverged(f"the {what} became {value} at step {self.step + 1}"))
+    def _observe(self, epoch: int, seen: Sequence[Observed]) -> None:
+        observe(self.training, self.processes, epoch, seen)
 
     def _require_finite_weights(self) -> None:
         """Nothing is measured or saved of weights that are not finite: without clipping no other check comes first."""
@@ -256,7 +203,7 @@ class TrainingLoop:
             flops=t.flops,
             processes=self.processes,
         )
-        self._observe(epoch, [self._record(batch, outputs) for batch, outputs in batches])
+        self._observe(epoch, [observed(batch, t.task.record(outputs, batch)) for batch, outputs in batches])
         t.ledger.add(
             "scoring",
             flops=self.processes.total(t.flops.spent - before),
@@ -350,6 +297,7 @@ class TrainingLoop:
         return {
             "step": self.step,
             "optimizer": t.optimizer.state_dict(),
+            "objective": self.loss_of.state() if hasattr(self.loss_of, "state") else None,
             "rng": random_states[0],
             "rng_of_others": random_states[1:],
             "history": self.history,
@@ -377,6 +325,8 @@ class TrainingLoop:
         state = found.trees["training"]
         self.unwrapped.load_state_dict(found.trees["model"])
         t.optimizer.load_state_dict(state["optimizer"])
+        if state.get("objective") is not None and hasattr(self.loss_of, "load_state"):
+            self.loss_of.load_state(state["objective"])
         self.step = self.resumed_from = self._saved_step = int(state["step"])
         self.history, self.losses = list(state["history"]), [float(value) for value in state["losses"]]
         if t.dynamics is not None and state["dynamics"] is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ftft.engine.ledger import Ledger
 from ftft.engine.precision import Precision
 from ftft.engine.settings import TrainSettings
 from ftft.engine.stopping import EarlyStopping
-from ftft.methods.contract import Models, Objective
+from ftft.methods.contract import Models, Objective, StepHook
 from ftft.tasks.contract import Prepared, Task
 
 # Scores of the model as it is, by validation set and metric.
@@ -45,6 +45,7 @@ class Training:
     stopping: EarlyStopping | None = None
     stop_score: Callable[[Mapping[str, Mapping[str, float]]], float] | None = None
     keep_best: bool = False
+    before_step: Sequence[StepHook] = ()
     flops: FlopCounter = field(default_factory=FlopCounter)
     ledger: Ledger = field(default_factory=Ledger)
     folder: Path | None = None

@@ -3,26 +3,29 @@
 A method is one frozen dataclass in one file of one of the seven folders. Its fields are its settings; its verb is
 the protocol of its folder, below; state lives in what the verb returns. A method may declare, as class variables:
 
-``needs``     what must be there: "dynamics", "calibration", "gradients", "frozen_base", "generation", "evaluator"
+``needs``     what must be there: "dynamics", "calibration", "gradients", "frozen_base", "pairs", "blocks", "generation",
+              "evaluator", "members"
 ``offers``    what it can do: "merge", "save_adapter"
 ``tasks``     the tasks it serves, or ("*",)
 ``coupling``  what a per-example loss depends on: "none", "batch", "group" or "history"
 ``trainable`` "fixed" or "scheduled" (the set of trainable parameters moves during training)
 ``artefact``  what ``combine`` leaves: "weights", "adapter" or "predictor"
 ``paper``     the source, for the listing
+``exceptions`` what of the contract suite the method does not keep, and why: {"identity": "the factors are random"}
 
 All are literals, so that the listing and the recipe's validation read them without importing the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
+from ftft.errors import UserError
 from ftft.methods.questions import QUESTIONS as QUESTIONS
 from ftft.tasks.contract import Batch as Batch
 
@@ -78,10 +81,91 @@ class Loss:
 
 @dataclass
 class Models:
-    """The models of a stage by role; ``main`` is trained, others (``teacher``, ``frozen``, ``copilot``) serve it."""
+    """The models of a stage by role; ``main`` is trained, others (``teacher``, ``frozen``, ``copilot``) serve it.
+
+    ``frozen`` is there for an objective that needs "frozen_base": the model as it was before ``adapt``, in evaluation mode
+    and without gradients."""
 
     main: torch.nn.Module
     others: dict[str, torch.nn.Module] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LowRankPair:
+    """A weight [m, n] that changes by ``scaling * up @ down``; ``weight`` is its name in the adapted model, ``down`` [r, n]
+    and ``up`` [m, r] are trainable parameters of it (A and B of LoRA)."""
+
+    weight: str
+    down: torch.nn.Parameter
+    up: torch.nn.Parameter
+    scaling: float
+
+
+# Called before the forward passes of every step with its number (from 0), the number of planned steps and the optimizer.
+# May change which parameters are trainable, and the optimizer's state of those that are not any more.
+StepHook = Callable[[int, int, "torch.optim.Optimizer"], None]
+
+
+@dataclass
+class Adapted:
+    """What ``adapt`` leaves: ``model`` (the same one, or a wrapped one), in which exactly the parameters that may change
+    have ``requires_grad``, all that ever will where the set moves during training.
+
+    ``plain_state``: the weights of the model as it was before ``adapt``, by its own names, with what was learned merged in;
+    None where ``model`` still is that model. ``pairs``: the low-rank updates, for optimizers that know about them.
+    ``before_step``: moves the set of trainable parameters, or what they stand for, during training. All that it needs to go
+    on after an interruption lies in the step's number, the model's state and the optimizer's.
+    """
+
+    model: torch.nn.Module
+    plain_state: Callable[[], dict[str, torch.Tensor]] | None = None
+    pairs: tuple[LowRankPair, ...] = ()
+    before_step: StepHook | None = None
+
+    def merged(self) -> dict[str, torch.Tensor]:
+        """The state of the plain model, by its names, with what was learned merged in."""
+        return dict(self.model.state_dict()) if self.plain_state is None else self.plain_state()
+
+
+class Calibration(Protocol):
+    """The rows a stage learns from, for adapters that look at data before they change the model; what it costs is counted."""
+
+    def batches(self, count: int, size: int) -> Iterator[Batch]:
+        """``count`` batches of ``size`` examples in a seeded order, beginning anew where the examples end."""
+        ...
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """The task's mean loss of the batch, a scalar with gradient, under the model as it is (evaluation mode or not)."""
+        ...
+
+    def forward(self, model: torch.nn.Module, batch: Batch) -> None:
+        """One forward pass without gradients, for hooks that look at activations."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trainables:
+    """What ``optimize`` works on: the trainable parameters by name, ``pairs`` of them that make low-rank updates, and the
+    ``model`` they belong to (for its layers and its training mode)."""
+
+    named: tuple[tuple[str, torch.nn.Parameter], ...]
+    model: torch.nn.Module
+    pairs: tuple[LowRankPair, ...] = ()
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, pairs: Sequence[LowRankPair] = ()) -> Trainables:
+        """The parameters of ``model`` that have ``requires_grad``; UserError where none has."""
+        named = tuple((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+        if not named:
+            raise UserError("optimize has nothing to train; `adapt` left no parameter trainable")
+        return cls(named, model, tuple(pairs))
+
+    def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameter groups for a torch optimizer: matrices decay; biases, norms and other vectors do not."""
+        matrices = [parameter for _, parameter in self.named if parameter.ndim >= 2]
+        vectors = [parameter for _, parameter in self.named if parameter.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
 
 
 @dataclass
@@ -118,26 +202,33 @@ class Selector(Protocol):
 
 @runtime_checkable
 class Adapter(Protocol):
-    """adapt: which parameters may change, and in what form? Leaves exactly the trainable parameters with
-    ``requires_grad`` and returns the model (the same one, or a wrapped one)."""
+    """adapt: which parameters may change, and in what form? ``calibration`` is there for a method that needs it."""
 
-    def adapt(self, model: torch.nn.Module, calibration: Iterator[Batch]) -> torch.nn.Module: ...
+    def adapt(self, model: torch.nn.Module, calibration: Calibration | None) -> Adapted: ...
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """objective: what is minimised? ``start`` gives the function of one micro-batch, with whatever state it keeps."""
+    """objective: what is minimised? ``start`` gives the function of one micro-batch. What that function keeps from one batch
+    to the next it gives as a tree of tensors and plain values by ``state()`` and takes back by ``load_state(tree)``; a
+    function without these keeps nothing."""
 
     def start(self, models: Models, task: Any) -> Callable[[Batch], Loss]: ...
 
 
 @runtime_checkable
 class OptimizerMethod(Protocol):
-    """optimize: how is each step taken? ``start`` gives a torch optimizer over the trainable parameters."""
+    """optimize: how is each step taken? ``start`` gives a torch optimizer over the trainable parameters; its state dict holds
+    all it needs to go on after an interruption.
+
+    The engine computes the loss and its gradient, clips, and calls ``step()``. An optimizer whose class has
+    ``needs_closure = True`` gets ``step(closure)`` instead: every call of the closure gives the loss (a float) under the
+    weights as they are, of the same examples and with the same random numbers, and leaves the clipped gradient unless it is
+    called under ``torch.no_grad()``. An optimizer may have ``before_step``, a :data:`StepHook`."""
 
     learning_rate: float
 
-    def start(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer: ...
+    def start(self, trainables: Trainables) -> torch.optim.Optimizer: ...
 
 
 @runtime_checkable

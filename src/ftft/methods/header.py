@@ -76,6 +76,7 @@ class MethodHeader:
     trainable: str = "fixed"
     artefact: str | None = None
     paper: str = ""
+    exceptions: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[SettingHeader, ...] = ()
     package: str = "ftft"
 
@@ -84,7 +85,7 @@ class MethodHeader:
         return "*" in self.tasks or task in self.tasks
 
 
-DECLARATIONS = ("needs", "offers", "tasks", "coupling", "trainable", "artefact", "paper")
+DECLARATIONS = ("needs", "offers", "tasks", "coupling", "trainable", "artefact", "paper", "exceptions")
 
 
 def read_header(path: Path, question: str, verb: str, module: str, package: str = "ftft") -> MethodHeader | None:

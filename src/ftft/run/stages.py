@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dyna
 from ftft.dynamics.table import Dynamics
 from ftft.engine import precision as precisions
 from ftft.engine.batches import BatchSchedule, planned_steps
+from ftft.engine.calibrating import CountedCalibration
 from ftft.engine.checkpoint import CheckpointFolder
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Outcome, Training, TrainingLoop, best_folder
@@ -29,7 +31,7 @@ from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
 from ftft.files import fingerprint
 from ftft.methods import registry
-from ftft.methods.contract import Checkpoint, Models, Selection
+from ftft.methods.contract import Adapted, Checkpoint, Models, Selection, Trainables
 from ftft.methods.selection import write_selection
 from ftft.models.loading import LoadedModel, load_classifier
 from ftft.models.saving import save_model
@@ -203,9 +205,12 @@ class StageRun:
         torch.manual_seed(self.processes.seed(self.seed))
         np.random.seed(self.processes.seed(self.seed) % 2**32)
         prepared = self.task.prepare(self.data.train, model.tokenizer)
+        others = {"frozen": frozen_copy(model.model)} if self._needs("objective", "frozen_base") else {}
+        calibration = CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger)
         adapter = registry.build("adapt", self.stage.adapt, f"{self.where}.adapt")
-        adapted = adapter.adapt(model.model, iter(()))
-        training = self._training(folder, adapted, model, prepared, rows, weights, ledger, accelerator, precision)
+        adapted = adapter.adapt(model.model, calibration if self._needs("adapt", "calibration") else None)
+        models = Models(adapted.model, others)
+        training = self._training(folder, adapted, models, model, prepared, rows, weights, ledger, accelerator, precision)
         preparing = time.perf_counter() - started
         outcome = TrainingLoop(training, environment=provenance()).run()
         self.processes.once(lambda: self._finish(folder, model, adapted, training, outcome, selection, preparing))
@@ -222,7 +227,8 @@ class StageRun:
     def _training(
         self,
         folder: StageFolder,
-        adapted: torch.nn.Module,
+        adapted: Adapted,
+        models: Models,
         model: LoadedModel,
         prepared: Prepared,
         rows: np.ndarray,
@@ -244,14 +250,15 @@ class StageRun:
             seed=self.seed,
             shuffle=train.shuffle,
         )
-        named = [(name, parameter) for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+        started = optimizer.start(Trainables.of(adapted.model, adapted.pairs))
         training = Training(
-            models=Models(main=adapted),
+            models=models,
             task=self.task,
             data=prepared,
             schedule=schedule,
             objective=objective,
-            optimizer=optimizer.start(named),
+            optimizer=started,
+            before_step=[hook for hook in (adapted.before_step, getattr(started, "before_step", None)) if hook],
             settings=train,
             precision=precision,
             accelerator=accelerator,
@@ -270,6 +277,10 @@ class StageRun:
             training.stop_score = lambda scores: float(np.mean([one[settings.metric] for one in scores.values()]))
             training.validate = self._validator(model, training)
         return training
+
+    def _needs(self, question: str, what: str) -> bool:
+        section = getattr(self.stage, question)
+        return what in registry.header(question, section["name"]).needs
 
     def _named(self, notify: Notify) -> Notify:
         return lambda event: notify({"stage": self.name, **event})
@@ -319,7 +330,7 @@ class StageRun:
         self,
         folder: StageFolder,
         model: LoadedModel,
-        adapted: torch.nn.Module,
+        adapted: Adapted,
         training: Training,
         outcome: Outcome,
         selection: Selection,
@@ -327,20 +338,20 @@ class StageRun:
     ) -> None:
         combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
         artefact = combiner.combine(lambda: _base_state(self, model), self._checkpoints(adapted, training, outcome), None)
-        adapted.load_state_dict(artefact.state)
+        plain = self._plain(model, adapted, artefact.state)
         prior = dict(zip(self.data.train.label_names, learned_prior(selection, self.data.train).tolist()))
         metadata = {"lineage": list(model.description.get("lineage", ())), "training_prior": prior}
-        save_model(folder.path("model"), adapted, model.tokenizer, metadata=metadata)
+        save_model(folder.path("model"), plain, model.tokenizer, metadata=metadata)
         if training.dynamics is not None:
             write_dynamics(training.dynamics.dynamics(), folder.path("dynamics.parquet"))
         training.ledger.observe_memory("training")
-        trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        trainable = sum(p.numel() for group in training.optimizer.param_groups for p in group["params"])
         known_shapes = training.flops.state()["known"]
         summary = {
             "model": dict(model.description),
             "seed": self.seed,
             "precision": training.precision,
-            "parameters": sum(p.numel() for p in adapted.parameters()),
+            "parameters": sum(p.numel() for p in plain.parameters()),
             "trainable_parameters": trainable,
             "artefact": {"kind": artefact.kind, "step": artefact.step},
             "selection": {"rule": dict(selection.rule), "counts": dict(selection.counts), "examples": len(selection)},
@@ -362,16 +373,32 @@ class StageRun:
         }
         folder.finish({"summary": summary, "ledger": training.ledger.to_json()})
 
-    def _checkpoints(self, adapted: torch.nn.Module, training: Training, outcome: Outcome) -> list[Checkpoint]:
-        """The states ``combine`` may use: the best by validation score, where it was kept, and the last."""
+    def _plain(self, model: LoadedModel, adapted: Adapted, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        """The model as it was loaded, with the weights of ``state``."""
+        plain = adapted.model
+        if adapted.plain_state is not None:  # its modules were wrapped or replaced
+            dtype = next(iter(adapted.model.parameters())).dtype
+            plain = load_classifier(self.stage.model, self.data.train.label_names, seed=self.seed, dtype=dtype).model
+        plain.load_state_dict(state)
+        return plain
+
+    def _checkpoints(self, adapted: Adapted, training: Training, outcome: Outcome) -> list[Checkpoint]:
+        """The states ``combine`` may use, as plain weights: the best by validation score, where it was kept, and the last."""
+        last = {name: value.clone() for name, value in adapted.model.state_dict().items()}
+
+        def merged(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            adapted.model.load_state_dict(state)
+            return adapted.merged()
+
         found = []
         best, folder = outcome.best_step, training.folder
         if training.keep_best and best is not None:
-            found.append(Checkpoint(best, _goodness(training, outcome.best_score), lambda: _best_state(folder, best)))
+            goodness = _goodness(training, outcome.best_score)
+            found.append(Checkpoint(best, goodness, lambda: merged(_best_state(folder, best))))
         last_score = None
         if outcome.history and outcome.history[-1]["step"] == outcome.steps and training.stop_score is not None:
             last_score = _goodness(training, training.stop_score(outcome.history[-1]["scores"]))
-        found.append(Checkpoint(outcome.steps, last_score, lambda: dict(adapted.state_dict())))
+        found.append(Checkpoint(outcome.steps, last_score, lambda: merged(last)))
         return found
 
 
@@ -383,6 +410,11 @@ def _goodness(training: Training, score: float | None) -> float | None:
 def _best_state(folder: Path | None, step: int | None) -> dict[str, torch.Tensor]:
     assert folder is not None and step is not None
     return CheckpointFolder(best_folder(folder)).load(step).trees["model"]
+
+
+def frozen_copy(model: torch.nn.Module) -> torch.nn.Module:
+    """The model as it is, in memory of its own, in evaluation mode and without gradients."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def _base_state(run: StageRun, model: LoadedModel) -> dict[str, torch.Tensor]:

@@ -34,20 +34,20 @@ def changed_by_a_step(model):
 
 def test_full_trains_everything_even_what_was_frozen(tiny_model):
     model = tiny_model("bert").requires_grad_(False)
-    adapted = Full().adapt(model, iter(()))
-    assert adapted is model and trainable(model) == {name for name, _ in model.named_parameters()}
+    adapted = Full().adapt(model, None)
+    assert adapted.model is model and trainable(model) == {name for name, _ in model.named_parameters()}
 
 
 @pytest.mark.parametrize("architecture", sorted(HEADS))
 def test_linear_probe_trains_the_head_alone(tiny_model, architecture):
-    model = LinearProbe().adapt(tiny_model(architecture), iter(()))
+    model = LinearProbe().adapt(tiny_model(architecture), None).model
     assert trainable(model) == HEADS[architecture]
     assert changed_by_a_step(model) <= HEADS[architecture] and "backbone" not in trainable(model)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "electra", "deberta_v2", "gpt2"])
 def test_bias_only_trains_biases_and_head(tiny_model, architecture):
-    model = BiasOnly().adapt(tiny_model(architecture), iter(()))
+    model = BiasOnly().adapt(tiny_model(architecture), None).model
     head = HEADS.get(architecture, {"score.weight"})
     assert trainable(model) - head == {n for n, _ in model.named_parameters() if n.endswith(".bias") and n not in head}
     assert all(parameter.ndim == 1 for name, parameter in model.named_parameters() if name in trainable(model) - head)
@@ -59,13 +59,13 @@ def test_bias_only_of_a_model_without_biases_is_refused_and_changes_nothing(tiny
     model = tiny_model("qwen3")
     before = trainable(model)
     with pytest.raises(UserError, match="bias_only needs bias terms, and the pretrained part of Qwen3"):
-        BiasOnly().adapt(model, iter(()))
+        BiasOnly().adapt(model, None)
     assert trainable(model) == before
 
 
 def test_linear_probe_without_a_head_is_refused(tiny_model):
     with pytest.raises(UserError, match="linear_probe needs a head, and BertModel"):
-        LinearProbe().adapt(tiny_model("bert").base_model, iter(()))
+        LinearProbe().adapt(tiny_model("bert").base_model, None)
 
 
 @pytest.mark.parametrize("method", [Full(), LinearProbe(), BiasOnly()])

@@ -6,7 +6,6 @@ and Goldberg 2022, arXiv 2106.10199, section 3; the task's head is trained as th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +14,7 @@ from ftft.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from ftft.tasks.contract import Batch
+    from ftft.methods.contract import Adapted, Calibration
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,9 @@ class BiasOnly:
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Ben Zaken et al. 2022, arXiv 2106.10199 (BitFit)"
 
-    def adapt(self, model: torch.nn.Module, calibration: Iterator[Batch]) -> torch.nn.Module:
+    def adapt(self, model: torch.nn.Module, calibration: Calibration | None) -> Adapted:
         """``model`` itself with bias terms and head trainable; UserError where the pretrained part has no bias."""
+        from ftft.methods.contract import Adapted
         from ftft.modelmap import head_parameters
 
         head = dict(head_parameters(model))
@@ -42,4 +42,4 @@ class BiasOnly:
             )
         for name, parameter in named.items():
             parameter.requires_grad_(name in head or name in biases)
-        return model
+        return Adapted(model)

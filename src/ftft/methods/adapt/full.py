@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import torch
 
-    from ftft.tasks.contract import Batch
+    from ftft.methods.contract import Adapted, Calibration
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,8 @@ class Full:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     trainable: ClassVar[str] = "fixed"
 
-    def adapt(self, model: torch.nn.Module, calibration: Iterator[Batch]) -> torch.nn.Module:
+    def adapt(self, model: torch.nn.Module, calibration: Calibration | None) -> Adapted:
         """``model`` itself with every parameter trainable."""
-        return model.requires_grad_(True)
+        from ftft.methods.contract import Adapted
+
+        return Adapted(model.requires_grad_(True))

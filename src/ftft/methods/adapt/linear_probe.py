@@ -7,7 +7,6 @@ to its backbone and does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +15,7 @@ from ftft.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from ftft.tasks.contract import Batch
+    from ftft.methods.contract import Adapted, Calibration
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,9 @@ class LinearProbe:
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Alain and Bengio 2016, arXiv 1610.01644"
 
-    def adapt(self, model: torch.nn.Module, calibration: Iterator[Batch]) -> torch.nn.Module:
+    def adapt(self, model: torch.nn.Module, calibration: Calibration | None) -> Adapted:
         """``model`` itself with only the parameters outside its backbone trainable; UserError if there are none."""
+        from ftft.methods.contract import Adapted
         from ftft.modelmap import head_parameters
 
         head = [parameter for _, parameter in head_parameters(model)]
@@ -41,4 +41,4 @@ class LinearProbe:
         model.requires_grad_(False)
         for parameter in head:
             parameter.requires_grad_(True)
-        return model
+        return Adapted(model)

@@ -9,15 +9,15 @@ parameters of fewer than two dimensions do not decay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ftft.errors import UserError
 from ftft.settings import setting
 
 if TYPE_CHECKING:
     import torch
+
+    from ftft.methods.contract import Trainables
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,15 @@ class AdamW:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "Loshchilov and Hutter 2019, arXiv 1711.05101"
 
-    def start(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
-        """A torch optimizer over the trainable ones of ``named_parameters``; UserError when there are none."""
+    def start(self, trainables: Trainables) -> torch.optim.Optimizer:
+        """The torch optimizer over the trainable parameters."""
         import torch
 
-        trainable = [parameter for _, parameter in named_parameters if parameter.requires_grad]
-        if not trainable:
-            raise UserError("optimize: adamw has nothing to train; `adapt` left no parameter trainable")
-        decaying = {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay}
-        others = {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0}
         # The fused kernel works element by element, so it is as reproducible as the plain loop and several times faster.
-        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trainable)
+        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in trainables.named)
         first, second = self.betas
         return torch.optim.AdamW(
-            [group for group in (decaying, others) if group["params"]],
+            trainables.decay_groups(self.weight_decay),
             lr=self.learning_rate,
             betas=(first, second),
             eps=self.epsilon,

@@ -8,15 +8,15 @@ other parameters of fewer than two dimensions do not decay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ftft.errors import UserError
 from ftft.settings import setting
 
 if TYPE_CHECKING:
     import torch
+
+    from ftft.methods.contract import Trainables
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,8 @@ class SGD:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "Sutskever et al. 2013, ICML"
 
-    def start(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
-        """A torch optimizer over the trainable ones of ``named_parameters``; UserError when there are none."""
+    def start(self, trainables: Trainables) -> torch.optim.Optimizer:
+        """The torch optimizer over the trainable parameters."""
         import torch
 
-        trainable = [parameter for _, parameter in named_parameters if parameter.requires_grad]
-        if not trainable:
-            raise UserError("optimize: sgd has nothing to train; `adapt` left no parameter trainable")
-        decaying = {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay}
-        others = {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0}
-        groups = [group for group in (decaying, others) if group["params"]]
-        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
+        return torch.optim.SGD(trainables.decay_groups(self.weight_decay), lr=self.learning_rate, momentum=self.momentum)

@@ -1,0 +1,150 @@
+"""One optimizer step's loss and gradient: the examples of the step, in micro-batches, over all processes.
+
+A step takes ``batch_size`` examples in one or more micro-batches. Every micro-batch adds the gradient of
+
+    (sum of weight * units * loss over its examples) / (sum of weight * units over the whole step)
+
+so that accumulation gives the large batch's gradient exactly, however the examples or tokens fall on micro-batches
+and processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ftft.engine.batches import share_of_process
+from ftft.engine.precision import autocast
+from ftft.engine.predict import to_device
+from ftft.engine.processes import Processes
+from ftft.engine.training import Training
+from ftft.methods.contract import Loss
+from ftft.tasks.contract import Batch
+
+Observed = tuple[np.ndarray, dict[str, np.ndarray]]  # rows, and what was recorded of them
+
+
+class NotFinite(Exception):
+    """``what`` ("loss", "gradient") became the infinite or undefined ``value``."""
+
+    def __init__(self, what: str, value: float) -> None:
+        super().__init__(f"the {what} became {value}")
+        self.what = what
+
+
+class Step:
+    """The closure of one optimizer step: gives the mean loss under the present weights and leaves its clipped gradient, or,
+    under ``torch.no_grad()``, the loss alone. Every call sees the same examples and draws the same random numbers.
+
+    ``loss``: what the first call gave. ``seen``: what the dynamics record of the first call. Raises NotFinite.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        model: torch.nn.Module,
+        loss_of: Callable[[Batch], Loss],
+        rows: np.ndarray,
+        processes: Processes,
+    ) -> None:
+        self.training, self.model, self.loss_of, self.processes = training, model, loss_of, processes
+        task = training.task
+        self.batches = list(self._micro_batches(rows))
+        own = sum(float((batch.weights * task.units(batch)).double().sum()) for batch in self.batches)
+        self.units = processes.sum(own)
+        self.loss = math.nan
+        self.seen: list[Observed] = []
+        self._random: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+
+    def __call__(self) -> float:
+        t = self.training
+        is_first = math.isnan(self.loss)
+        self._same_random_numbers()
+        backward = torch.is_grad_enabled()
+        if backward:
+            t.optimizer.zero_grad(set_to_none=True)
+        total, kind = 0.0, self._kind(backward)
+        for index, batch in enumerate(self.batches):
+            size, length = batch.inputs["input_ids"].shape
+            with t.flops.count(kind, size, length), self._synchronise(index == len(self.batches) - 1):
+                with autocast(t.precision, batch.labels.device):
+                    loss = self.loss_of(batch)
+                if backward:
+                    # Averaging over processes divides by their number; the step's units are already over all of them.
+                    (loss.total / self.units * t.accelerator.num_processes).backward()
+            total += float(loss.total.detach())
+            if is_first and t.dynamics is not None and t.dynamics_mode == "online":
+                self.seen.append(self.record(batch, loss.outputs))
+        mean = _finite("loss", self.processes.sum(total) / self.units)
+        if is_first:
+            self.loss = mean
+        if backward and t.settings.clip is not None:
+            _finite("gradient", float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.settings.clip)))
+        return mean
+
+    def record(self, batch: Batch, outputs: Any) -> Observed:
+        """What the dynamics take of a batch: its rows and what the task records of them."""
+        return observed(batch, self.training.task.record(outputs, batch))
+
+    def _micro_batches(self, rows: np.ndarray) -> Iterator[Batch]:
+        t = self.training
+        weights = np.ones(len(rows)) if t.weights is None else t.weights[rows]
+        rows, weights = share_of_process(rows, weights, self.processes.index, self.processes.count)
+        size = t.settings.micro_batch_size or t.settings.batch_size
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            yield to_device(t.task.collate(t.data, rows[part], weights[part]), t.accelerator.device)
+
+    def _same_random_numbers(self) -> None:
+        """An ordinary optimizer calls once, and pays nothing for this."""
+        if not getattr(self.training.optimizer, "needs_closure", False):
+            return
+        if self._random is None:
+            self._random = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        else:
+            torch.set_rng_state(self._random[0])
+            if self._random[1]:
+                torch.cuda.set_rng_state_all(self._random[1])
+
+    def _kind(self, backward: bool) -> str:
+        """What the FLOPs are counted as: a backward pass costs by which parameters are trainable at present."""
+        if not backward:
+            return "forward"
+        if not self.training.before_step:
+            return "train"
+        flags = bytes(parameter.requires_grad for parameter in self.model.parameters())
+        return f"train {hashlib.sha256(flags).hexdigest()[:12]}"
+
+    @contextmanager
+    def _synchronise(self, last: bool) -> Iterator[None]:
+        if last:
+            yield
+        else:
+            with self.training.accelerator.no_sync(self.model):
+                yield
+
+
+def observed(batch: Batch, values: Mapping[str, torch.Tensor]) -> Observed:
+    """The rows of a batch and what was recorded of them, as arrays."""
+    return batch.rows.cpu().numpy(), {name: value.numpy() for name, value in values.items()}
+
+
+def observe(training: Training, processes: Processes, epoch: int, seen: Sequence[Observed]) -> None:
+    """Every process books what all have seen, so that all hold the same dynamics; repeated fill-ins drop out by id."""
+    if training.dynamics is None:
+        return
+    for theirs in processes.gather(list(seen)):
+        for rows, values in theirs:
+            training.dynamics.observe(epoch, rows, values)
+
+
+def _finite(what: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise NotFinite(what, value)
+    return value
