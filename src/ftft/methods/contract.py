@@ -12,6 +12,7 @@ the protocol of its folder, below; state lives in what the verb returns. A metho
 ``artefact``  what ``combine`` leaves: "weights", "adapter" or "predictor"
 ``paper``     the source, for the listing
 ``exceptions`` what of the contract suite the method does not keep, and why: {"identity": "the factors are random"}
+``example``   settings it is tried with, where its defaults alone leave something to choose: {"fraction": 0.33}
 
 All are literals, so that the listing and the recipe's validation read them without importing the file.
 """

@@ -77,6 +77,7 @@ class MethodHeader:
     artefact: str | None = None
     paper: str = ""
     exceptions: Mapping[str, str] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[SettingHeader, ...] = ()
     package: str = "ftft"
 
@@ -85,7 +86,7 @@ class MethodHeader:
         return "*" in self.tasks or task in self.tasks
 
 
-DECLARATIONS = ("needs", "offers", "tasks", "coupling", "trainable", "artefact", "paper", "exceptions")
+DECLARATIONS = ("needs", "offers", "tasks", "coupling", "trainable", "artefact", "paper", "exceptions", "example")
 
 
 def read_header(path: Path, question: str, verb: str, module: str, package: str = "ftft") -> MethodHeader | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from ftft.dynamics.buffer import DynamicsBuffer
 from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dynamics, write_dynamics
 from ftft.dynamics.table import Dynamics
 from ftft.engine import precision as precisions
+from ftft.engine.assembly import Assembled, assemble
 from ftft.engine.batches import BatchSchedule, planned_steps
 from ftft.engine.calibrating import CountedCalibration
 from ftft.engine.checkpoint import CheckpointFolder
@@ -31,7 +31,7 @@ from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
 from ftft.files import fingerprint
 from ftft.methods import registry
-from ftft.methods.contract import Adapted, Checkpoint, Models, Selection, Trainables
+from ftft.methods.contract import Adapted, Checkpoint, Objective, Selection
 from ftft.methods.selection import write_selection
 from ftft.models.loading import LoadedModel, load_classifier
 from ftft.models.saving import save_model
@@ -205,15 +205,18 @@ class StageRun:
         torch.manual_seed(self.processes.seed(self.seed))
         np.random.seed(self.processes.seed(self.seed) % 2**32)
         prepared = self.task.prepare(self.data.train, model.tokenizer)
-        others = {"frozen": frozen_copy(model.model)} if self._needs("objective", "frozen_base") else {}
-        calibration = CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger)
-        adapter = registry.build("adapt", self.stage.adapt, f"{self.where}.adapt")
-        adapted = adapter.adapt(model.model, calibration if self._needs("adapt", "calibration") else None)
-        models = Models(adapted.model, others)
-        training = self._training(folder, adapted, models, model, prepared, rows, weights, ledger, accelerator, precision)
+        objective = registry.build("objective", self.stage.objective, f"{self.where}.objective")
+        assembled = assemble(
+            model.model,
+            registry.build("adapt", self.stage.adapt, f"{self.where}.adapt"),
+            objective,
+            registry.build("optimize", self.stage.optimize, f"{self.where}.optimize"),
+            CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger),
+        )
+        training = self._training(folder, assembled, objective, model, prepared, rows, weights, ledger, accelerator, precision)
         preparing = time.perf_counter() - started
         outcome = TrainingLoop(training, environment=provenance()).run()
-        self.processes.once(lambda: self._finish(folder, model, adapted, training, outcome, selection, preparing))
+        self.processes.once(lambda: self._finish(folder, model, assembled.adapted, training, outcome, selection, preparing))
 
     def _select(self, folder: StageFolder, dynamics: Dynamics | None) -> Selection:
         selector = registry.build("select", self.stage.select, f"{self.where}.select")
@@ -227,8 +230,8 @@ class StageRun:
     def _training(
         self,
         folder: StageFolder,
-        adapted: Adapted,
-        models: Models,
+        assembled: Assembled,
+        objective: Objective,
         model: LoadedModel,
         prepared: Prepared,
         rows: np.ndarray,
@@ -238,8 +241,6 @@ class StageRun:
         precision: Any,
     ) -> Training:
         stage, train = self.stage, self.stage.train
-        objective = registry.build("objective", stage.objective, f"{self.where}.objective")
-        optimizer = registry.build("optimize", stage.optimize, f"{self.where}.optimize")
         combiner = registry.build("combine", stage.combine, f"{self.where}.combine")
         steps = planned_steps(len(rows), train.batch_size, epochs=train.epochs, steps=train.steps)
         schedule = BatchSchedule(
@@ -250,15 +251,14 @@ class StageRun:
             seed=self.seed,
             shuffle=train.shuffle,
         )
-        started = optimizer.start(Trainables.of(adapted.model, adapted.pairs))
         training = Training(
-            models=models,
+            models=assembled.models,
             task=self.task,
             data=prepared,
             schedule=schedule,
             objective=objective,
-            optimizer=started,
-            before_step=[hook for hook in (adapted.before_step, getattr(started, "before_step", None)) if hook],
+            optimizer=assembled.optimizer,
+            before_step=assembled.before_step,
             settings=train,
             precision=precision,
             accelerator=accelerator,
@@ -277,10 +277,6 @@ class StageRun:
             training.stop_score = lambda scores: float(np.mean([one[settings.metric] for one in scores.values()]))
             training.validate = self._validator(model, training)
         return training
-
-    def _needs(self, question: str, what: str) -> bool:
-        section = getattr(self.stage, question)
-        return what in registry.header(question, section["name"]).needs
 
     def _named(self, notify: Notify) -> Notify:
         return lambda event: notify({"stage": self.name, **event})
@@ -410,11 +406,6 @@ def _goodness(training: Training, score: float | None) -> float | None:
 def _best_state(folder: Path | None, step: int | None) -> dict[str, torch.Tensor]:
     assert folder is not None and step is not None
     return CheckpointFolder(best_folder(folder)).load(step).trees["model"]
-
-
-def frozen_copy(model: torch.nn.Module) -> torch.nn.Module:
-    """The model as it is, in memory of its own, in evaluation mode and without gradients."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def _base_state(run: StageRun, model: LoadedModel) -> dict[str, torch.Tensor]:

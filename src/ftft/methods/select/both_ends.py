@@ -9,7 +9,7 @@ sizes: m = int(fraction * N) in all (not the m + 1 of its plain rule), int(0.7 *
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ftft.dynamics.choosing import rank
 from ftft.dynamics.score_names import ScoreName
@@ -29,6 +29,7 @@ class BothEnds:
     needs: ClassVar[tuple[str, ...]] = ("dynamics",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "arXiv 2009.10795"
+    example: ClassVar[dict[str, Any]] = {"fraction": 0.33}
 
     score: ScoreName = setting("variability", "the score to rank by; see `ftft list scores`", origin="cartography code")
     fraction: float | None = setting(None, "share of the examples to choose in all, above 0 and at most 1", gt=0, le=1)

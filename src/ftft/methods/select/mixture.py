@@ -32,6 +32,10 @@ class Mixture:
     needs: ClassVar[tuple[str, ...]] = ("dynamics",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "arXiv 2009.10795"
+    example: ClassVar[dict[str, Any]] = {
+        "parts": [{"score": "variability", "share": 0.7}, {"score": "confidence", "share": 0.3}],
+        "fraction": 0.33,
+    }
 
     parts: list[dict[str, ScoreName | float | bool]] = setting(
         (),

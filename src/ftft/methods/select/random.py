@@ -8,7 +8,7 @@ that of the score `random`, so that `top` by that score chooses the same example
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ftft.dynamics.choosing import rank
 from ftft.dynamics.idhash import uniform_of_ids
@@ -26,6 +26,7 @@ class Random:
     needs: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "baseline"
+    example: ClassVar[dict[str, Any]] = {"fraction": 0.33}
 
     fraction: float | None = setting(None, "share of the examples to choose, above 0 and at most 1", gt=0, le=1)
     count: int | None = setting(None, "number of examples to choose, instead of fraction", ge=1)

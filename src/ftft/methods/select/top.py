@@ -15,7 +15,7 @@ differ from this and from each other; ``compat`` reproduces them:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ftft.dynamics.choosing import above_quantile, rank
 from ftft.dynamics.score_names import ScoreName
@@ -33,6 +33,7 @@ class Top:
     needs: ClassVar[tuple[str, ...]] = ("dynamics",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "arXiv 2310.06588; arXiv 2009.10795"
+    example: ClassVar[dict[str, Any]] = {"fraction": 0.33}
 
     score: ScoreName = setting(
         "variability", "the score to rank by; see `ftft list scores`", origin="FTFT, section on data maps"

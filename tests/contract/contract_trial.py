@@ -1,0 +1,152 @@
+"""A small real training with any methods: a tiny BERT that learns which word of feeling a sentence holds, through our loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+
+from ftft.data.examples import Examples
+from ftft.engine.assembly import Assembled, assemble
+from ftft.engine.batches import BatchSchedule
+from ftft.engine.calibrating import CountedCalibration
+from ftft.engine.flops import FlopCounter
+from ftft.engine.ledger import Ledger
+from ftft.engine.loop import Training, TrainingLoop
+from ftft.engine.settings import TrainSettings
+from ftft.methods import registry
+from ftft.tasks.contract import Prepared
+from ftft.tasks.text_classification import TextClassification
+
+EXAMPLES, BATCH = 48, 8
+PLAIN = {"adapt": "full", "objective": "cross_entropy", "optimize": "sgd"}
+WORDS = {1: ("good", "great", "happy"), 0: ("bad", "terrible", "boring")}
+FILLERS = ("the", "film", "movie", "plot", "acting", "food", "place", "dog")
+
+
+class Stopped(Exception):
+    """The process was killed here."""
+
+
+def sentences() -> Examples:
+    """Six words a sentence; one of them gives the label."""
+    source = np.random.default_rng(5)
+    texts, labels = [], np.arange(EXAMPLES) % 2
+    for label in labels:
+        words = [*source.choice(FILLERS, 5), source.choice(WORDS[int(label)])]
+        texts.append(" ".join(source.permutation(words)))
+    ids = pa.array([f"s{row}" for row in range(EXAMPLES)])
+    return Examples(ids, {"text": pa.array(texts)}, labels, ("negative", "positive"), "generated")
+
+
+@dataclass
+class Trial:
+    """Makes trainings that differ in one thing at a time. ``parts``: question -> section, the plain method elsewhere."""
+
+    make_model: Callable[..., torch.nn.Module]
+    tokenizer: Any
+    parts: dict[str, Any] = field(default_factory=dict)
+    rate: float | None = None  # of the optimizer, where its default is too low for six steps to show anything
+    dropout: float = 0.0
+    dtype: torch.dtype = torch.float64
+
+    def model(self) -> torch.nn.Module:
+        """The same pretrained model every time."""
+        dropout = {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}
+        return self.make_model("bert", **dropout).to(self.dtype)
+
+    def data(self) -> Prepared:
+        return TextClassification(max_length=32).prepare(sentences(), self.tokenizer)
+
+    def method(self, question: str) -> Any:
+        section = self.parts.get(question, PLAIN[question])
+        section = {"name": section} if isinstance(section, str) else dict(section)
+        if question == "optimize" and self.rate is not None:
+            section["learning_rate"] = self.rate
+        return registry.build(question, section, question)
+
+    def assembled(self, model: torch.nn.Module, ledger: Ledger | None = None) -> Assembled:
+        torch.manual_seed(11)
+        data = self.data()
+        calibration = CountedCalibration(TextClassification(), data, np.arange(len(data)), 0, ledger or Ledger())
+        adapt, objective, optimize = (self.method(question) for question in ("adapt", "objective", "optimize"))
+        return assemble(model, adapt, objective, optimize, calibration)
+
+    def train(
+        self,
+        steps: int = 6,
+        *,
+        micro: int | None = None,
+        folder: Path | None = None,
+        stop_after: int | None = None,
+        weights: np.ndarray | None = None,
+    ) -> Trained:
+        """Train for so many steps; with a ``folder`` from its newest checkpoint, saving one after every step. ``stop_after``
+        kills it (raises Stopped) when that step is over and not yet saved."""
+        data, ledger, model = self.data(), Ledger(), self.model()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        assembled = self.assembled(model, ledger)
+        at_start = {name: value.clone() for name, value in assembled.adapted.model.state_dict().items()}
+
+        def notify(event: dict[str, Any]) -> None:
+            if event["event"] == "step" and event["step"] == stop_after:
+                raise Stopped
+
+        training = Training(
+            models=assembled.models,
+            task=TextClassification(max_length=32),
+            data=data,
+            schedule=BatchSchedule(np.arange(len(data)), data.lengths, BATCH, steps, 0, shuffle="plain"),
+            objective=self.method("objective"),
+            optimizer=assembled.optimizer,
+            before_step=assembled.before_step,
+            settings=TrainSettings(
+                batch_size=BATCH,
+                micro_batch_size=micro,
+                warmup=0.0,
+                schedule="constant",
+                clip=None,
+                checkpoint_seconds=1e-9,
+            ),
+            precision="fp64" if self.dtype == torch.float64 else "fp32",
+            accelerator=Accelerator(cpu=True),
+            weights=weights,
+            flops=FlopCounter(),
+            ledger=ledger,
+            folder=folder,
+            notify=notify,
+        )
+        torch.manual_seed(3)
+        outcome = TrainingLoop(training).run()
+        return Trained(assembled, before, at_start, outcome.losses, training)
+
+    def logits(self, model: torch.nn.Module) -> torch.Tensor:
+        """Of all examples, in evaluation mode."""
+        data = self.data()
+        task = TextClassification(max_length=32)
+        was_training = model.training
+        with torch.no_grad():
+            logits = task.forward(model.eval(), task.collate(data, np.arange(len(data))))
+        model.train(was_training)
+        return logits
+
+
+@dataclass
+class Trained:
+    """``before``: the state of the model before `adapt`; ``at_start``: of the adapted model before the first step."""
+
+    assembled: Assembled
+    before: dict[str, torch.Tensor]
+    at_start: dict[str, torch.Tensor]
+    losses: list[float]
+    training: Training
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        return dict(self.assembled.adapted.model.state_dict())

@@ -1,0 +1,215 @@
+"""What every method keeps, whoever wrote it: found like the registry finds them, each tried on a tiny model in seconds.
+
+A method that cannot keep one of these declares it with a reason (``exceptions: ClassVar[dict[str, str]]``), under the name
+in ``EXCEPTIONS``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from contract_trial import BATCH, EXAMPLES, Stopped, Trial
+
+from ftft.methods import registry
+from ftft.methods.contract import PROTOCOLS
+from ftft.methods.header import DECLARATIONS, MethodHeader
+from ftft.tasks.text_classification import TextClassification
+
+EXCEPTIONS = ("identity", "micro_batches", "learns", "merge")
+METHODS = registry.list_methods()
+TRAINED = [one for one in METHODS if one.question in ("adapt", "objective", "optimize") and one.serves("text_classification")]
+RATES = {"optimize": None, "adapt": 0.05, "objective": 0.05}  # of plain SGD beside an adapter or objective
+
+
+def named(headers: list[MethodHeader]) -> Any:
+    return pytest.mark.parametrize("header", headers, ids=lambda one: f"{one.question}.{one.name}")
+
+
+def section(header: MethodHeader) -> dict[str, Any]:
+    return {"name": header.name, **header.example}
+
+
+def keeps(header: MethodHeader, what: str) -> None:
+    """Skip what the method says it does not keep."""
+    if what in header.exceptions:
+        pytest.skip(f"{header.question}.{header.name} declares: {header.exceptions[what]}")
+
+
+@pytest.fixture
+def trial(tiny_model: Callable[..., Any], tiny_tokenizer: Any) -> Callable[..., Trial]:
+    def make(header: MethodHeader, **changes: Any) -> Trial:
+        parts = {header.question: section(header)}
+        return Trial(tiny_model, tiny_tokenizer, parts, RATES[header.question], **changes)
+
+    return make
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+# -- every method ----------------------------------------------------------------------------------------------------
+
+
+@named(METHODS)
+def test_the_header_says_what_the_class_does(header: MethodHeader) -> None:
+    method = registry.build(header.question, section(header), header.question)
+    assert isinstance(method, PROTOCOLS[header.question])
+    for name in DECLARATIONS:
+        if hasattr(method, name):
+            declared, read = getattr(method, name), getattr(header, name)
+            assert read == (tuple(declared) if name in ("needs", "offers", "tasks") else declared)
+    assert {one.name: one.default for one in header.settings} | dict(header.example) == dataclasses.asdict(method)
+    assert header.summary.endswith(".") and all(one.help for one in header.settings)
+    assert set(header.exceptions) <= set(EXCEPTIONS) and all(header.exceptions.values())
+
+
+@named(METHODS)
+def test_a_recipe_holds_the_method_and_gives_it_back(header: MethodHeader) -> None:
+    checked = registry.validate_section(header.question, section(header), header.question)
+    written = yaml.safe_dump(recipe_value(checked))
+    again = registry.validate_section(header.question, yaml.safe_load(written), header.question)
+    assert registry.build(header.question, again, "here") == registry.build(header.question, section(header), "here")
+
+
+def recipe_value(value: Any) -> Any:
+    """As YAML has it: lists for tuples."""
+    if isinstance(value, dict):
+        return {key: recipe_value(inner) for key, inner in value.items()}
+    return [recipe_value(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+# -- methods that train ----------------------------------------------------------------------------------------------
+
+
+@named([one for one in TRAINED if one.question == "adapt"])
+def test_the_adapted_model_says_what_the_model_said(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    keeps(header, "identity")
+    tried = trial(header)
+    expected = tried.logits(tried.model())
+    adapted = tried.assembled(tried.model()).adapted
+    torch.testing.assert_close(tried.logits(adapted.model), expected, rtol=0, atol=1e-10)
+
+
+@named(TRAINED)
+def test_only_what_is_declared_trainable_changes(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    trained = trial(header).train(3)
+    trainable = {
+        name
+        for name, parameter in trained.assembled.adapted.model.named_parameters()
+        if any(parameter is one for group in trained.assembled.optimizer.param_groups for one in group["params"])
+    }
+    changed = {name for name, value in trained.state.items() if not torch.equal(value, trained.at_start[name])}
+    assert changed and changed <= trainable
+
+
+@named(TRAINED)
+def test_the_loss_falls(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    keeps(header, "learns")
+    losses = trial(header).train(36).losses
+    assert np.mean(losses[-6:]) < np.mean(losses[:6])
+
+
+@named([one for one in TRAINED if one.question == "adapt"])
+def test_merged_weights_say_what_the_adapted_model_says(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    keeps(header, "merge")
+    tried = trial(header)
+    trained = tried.train(4)
+    merged, plain = trained.assembled.adapted.merged(), tried.model()
+    assert {name: value.shape for name, value in merged.items()} == {k: v.shape for k, v in plain.state_dict().items()}
+    plain.load_state_dict(merged)
+    expected = tried.logits(trained.assembled.adapted.model)
+    torch.testing.assert_close(tried.logits(plain), expected, rtol=0, atol=1e-10)
+    assert not torch.allclose(expected, tried.logits(tried.model()), rtol=0, atol=1e-6), "nothing was learned to merge"
+
+
+@named(TRAINED)
+def test_killed_and_resumed_equals_straight(header: MethodHeader, trial: Callable[..., Trial], tmp_path: Path) -> None:
+    tried = trial(header, dropout=0.2, dtype=torch.float32)
+    straight = tried.train(9)
+    for stop_after in (3, 7):
+        with pytest.raises(Stopped):
+            tried.train(9, folder=tmp_path, stop_after=stop_after)
+    resumed = tried.train(9, folder=tmp_path)
+    assert resumed.losses == straight.losses
+    assert_same(resumed.state, straight.state)
+
+
+@named(TRAINED)
+def test_the_same_seed_twice_is_the_same(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    tried = trial(header, dropout=0.2, dtype=torch.float32)
+    one, other = tried.train(4), tried.train(4)
+    assert one.losses == other.losses
+    assert_same(one.state, other.state)
+
+
+@named([one for one in TRAINED if one.coupling == "none"])
+def test_one_batch_equals_its_micro_batches(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    keeps(header, "micro_batches")
+    tried = trial(header)
+    weights = np.linspace(0.5, 1.5, EXAMPLES)
+    whole, parts = (tried.train(4, micro=micro, weights=weights) for micro in (BATCH, 1))
+    np.testing.assert_allclose(whole.losses, parts.losses, rtol=0, atol=1e-10)
+    for name, value in whole.state.items():
+        torch.testing.assert_close(value, parts.state[name], rtol=0, atol=1e-9)
+
+
+@named(TRAINED)
+def test_its_cost_is_reported(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    trained = trial(header).train(2)
+    books = trained.training.ledger.effective
+    assert books["training"].flops > 0 and books["training"].steps == 2 and books["training"].examples == 2 * BATCH
+    looked = books.get("calibration")
+    assert (looked is not None and looked.flops > 0) == ("calibration" in header.needs)
+
+
+@named([one for one in TRAINED if one.question == "objective"])
+def test_an_objective_gives_each_examples_loss(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    tried = trial(header)
+    assembled = tried.assembled(tried.model())
+    data = tried.data()
+    task = TextClassification(max_length=32)
+    batch = task.collate(data, np.arange(BATCH))
+    loss = tried.method("objective").start(assembled.models, task)(batch)
+    assert loss.per_example.shape == (BATCH,) and loss.per_example.dtype == torch.float32 and not loss.per_example.requires_grad
+    assert loss.total.requires_grad and loss.units == BATCH and torch.isfinite(loss.total)
+    assert loss.outputs.shape == (BATCH, 2)
+
+
+@named([one for one in TRAINED if one.question == "optimize"])
+def test_at_a_learning_rate_of_0_nothing_moves(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    tried = trial(header)
+    model = tried.model()
+    assembled = tried.assembled(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for group in assembled.optimizer.param_groups:
+        group["lr"] = 0.0
+    task, data = TextClassification(max_length=32), tried.data()
+    loss_of = tried.method("objective").start(assembled.models, task)
+
+    def closure() -> float:
+        loss = loss_of(task.collate(data, np.arange(BATCH)))
+        if torch.is_grad_enabled():
+            assembled.optimizer.zero_grad()
+            (loss.total / loss.units).backward()
+        return float(loss.total.detach()) / loss.units
+
+    for step in range(2):
+        for hook in assembled.before_step:
+            hook(step, 2, assembled.optimizer)
+        if getattr(assembled.optimizer, "needs_closure", False):
+            assembled.optimizer.step(closure)  # type: ignore[arg-type]
+        else:
+            closure()
+            assembled.optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-12)
