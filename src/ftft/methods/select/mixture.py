@@ -36,9 +36,6 @@ class Mixture:
         "parts": [{"score": "variability", "share": 0.7}, {"score": "confidence", "share": 0.3}],
         "fraction": 0.33,
     }
-        "parts": [{"score": "variability", "share": 0.7}, {"score": "confidence", "share": 0.3}],
-        "fraction": 0.33,
-    }
 
     parts: list[dict[str, ScoreName | float | bool]] = setting(
         (),
