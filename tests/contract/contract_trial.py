@@ -136,6 +136,10 @@ class Trial:
         model.train(was_training)
         return logits
 
+    def cross_entropy(self, model: torch.nn.Module) -> float:
+        """The mean over all examples, in evaluation mode."""
+        return float(torch.nn.functional.cross_entropy(self.logits(model), torch.from_numpy(sentences().labels)))
+
 
 @dataclass
 class Trained:

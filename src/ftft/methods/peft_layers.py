@@ -1,0 +1,111 @@
+"""What the adapters that peft supplies share: wrap by a public configuration, train the head too, merge to plain weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ftft.errors import UserError, did_you_mean
+from ftft.methods.contract import Adapted, LowRankPair
+from ftft.modelmap import ModelMap, head_parameters
+
+if TYPE_CHECKING:
+    import torch
+
+ADAPTER = "default"  # the name peft gives an only adapter
+WRAPPED = "base_model.model."  # where peft keeps the model it wraps
+BASE = "base_layer"  # where a wrapped layer keeps the layer it was
+
+
+def configuration(kind: str, options: Mapping[str, Any]) -> Any:
+    """peft's configuration of the type ``kind`` ("lora", "ia3", ...) with these options.
+
+    Raises UserError for an unknown type or option, with the nearest spelling, and for what peft itself refuses.
+    """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    known = {str(getattr(one, "value", one)).lower(): made for one, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if kind.lower() not in known:
+        raise UserError(f'adapt: peft has no adapter of the type "{kind}"{did_you_mean(kind.lower(), sorted(known))}')
+    made = known[kind.lower()]
+    fields = {field.name for field in dataclasses.fields(made)}
+    for name in options:
+        if name not in fields:
+            raise UserError(f'adapt.options: {made.__name__} has no option "{name}"{did_you_mean(name, sorted(fields))}')
+    try:
+        return made(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"adapt.options: {made.__name__} refuses them: {_sentence(error)}") from None
+
+
+def projections(model: torch.nn.Module, roles: Iterable[str] | None = None) -> list[str]:
+    """The module names of the attention and MLP projections of every layer, or of those with these roles ("query", "value",
+    "up", ...), as the model map knows them."""
+    found = ModelMap.of(model)
+    wanted = None if roles is None else set(roles)
+    layers = [*found.attention, *found.mlp]
+    if wanted is not None:
+        there = sorted({role for layer in layers for role in layer})
+        for role in wanted:
+            if role not in there:
+                raise UserError(f'adapt.targets: {type(model).__name__} has no projection "{role}"{did_you_mean(role, there)}')
+    return [name for layer in layers for role, name in layer.items() if wanted is None or role in wanted]
+
+
+def wrap(model: torch.nn.Module, config: Any) -> Adapted:
+    """``model`` with peft's adapter around it; the adapter's parameters and the head are trainable, nothing else.
+
+    Raises UserError for an adapter that this architecture cannot have, or that cannot be merged into plain weights.
+    """
+    from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTuner
+
+    names, head, dtype = list(model.state_dict()), {name for name, _ in head_parameters(model)}, next(model.parameters()).dtype
+    try:
+        wrapped = get_peft_model(model, config)
+    except (TypeError, ValueError, NotImplementedError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"adapt: peft cannot put {config.peft_type.value} on {type(model).__name__}: {_sentence(error)}"
+        ) from None
+    if not isinstance(wrapped.base_model, BaseTuner):
+        raise UserError(f"adapt: {config.peft_type.value} cannot be merged into plain weights; choose an adapter of layers")
+    for name, parameter in wrapped.named_parameters():
+        own = name.removeprefix(WRAPPED)
+        if own in head:
+            parameter.requires_grad_(True)
+        elif own not in names and f".{BASE}." not in own and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)  # peft makes adapters in float32, also of a float64 model
+    return Adapted(wrapped, plain_state=lambda: plain_state(wrapped, names), pairs=tuple(low_rank_pairs(wrapped)))
+
+
+def plain_state(wrapped: Any, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The weights by the ``names`` of the model before it was wrapped, the adapter merged in; ``wrapped`` stays as it is."""
+    before = {name: value.clone() for name, value in wrapped.state_dict().items()}
+    wrapped.merge_adapter()
+    merged = wrapped.state_dict()
+    plain = {}
+    for name in names:
+        owner, _, last = name.rpartition(".")
+        inside = f"{WRAPPED}{owner}.{BASE}.{last}"
+        plain[name] = merged[inside if inside in merged else WRAPPED + name].clone()
+    wrapped.unmerge_adapter()
+    wrapped.load_state_dict(before)  # taking the update out again leaves rounding behind
+    return plain
+
+
+def low_rank_pairs(wrapped: torch.nn.Module) -> list[LowRankPair]:
+    """The linear layers' updates scaling * B A; none where the adapter is no LoRA, or scales its update by norms (DoRA)."""
+    found = []
+    for name, module in wrapped.named_modules():
+        down, up = getattr(module, "lora_A", {}), getattr(module, "lora_B", {})
+        if ADAPTER not in down or ADAPTER not in up or getattr(module, "use_dora", {}).get(ADAPTER, False):
+            continue
+        if down[ADAPTER].weight.ndim == 2:
+            scaling = float(module.scaling[ADAPTER])
+            found.append(LowRankPair(f"{name}.{BASE}.weight", down[ADAPTER].weight, up[ADAPTER].weight, scaling))
+    return found
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
