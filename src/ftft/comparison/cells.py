@@ -27,7 +27,7 @@ from ftft.errors import UserError
 from ftft.files import fingerprint, read_json, write_json
 from ftft.run.portable import portable_recipe
 from ftft.run.reading import recipe_from_dict
-from ftft.run.recipe import Recipe
+from ftft.run.recipe import Recipe, without_later
 from ftft.tasks.intervals import codes
 
 VERSION = 1
@@ -39,6 +39,7 @@ def cell_key(recipe: Recipe, task: str) -> str:
     """The SHA-256 of everything in a recipe that may change its outcome, and of the task's name in the suite (of a file
     outside the current folder only the last part of its path counts, and two tasks may have files of one name)."""
     document = portable_recipe(recipe)
+    document["stages"] = {name: without_later(stage) for name, stage in document["stages"].items()}
     return fingerprint([task, {key: value for key, value in document.items() if key not in NOT_IN_KEY}])
 
 

@@ -4,7 +4,7 @@ A method is one frozen dataclass in one file of one of the seven folders. Its fi
 the protocol of its folder, below; state lives in what the verb returns. A method may declare, as class variables:
 
 ``needs``     what must be there: "dynamics", "calibration", "gradients", "frozen_base", "pairs", "blocks", "generation",
-              "evaluator", "members"
+              "validation", "members"
 ``offers``    what it can do: "merge", "save_adapter"
 ``tasks``     the tasks it serves, or ("*",)
 ``coupling``  what a per-example loss depends on: "none", "batch", "group" or "history"
@@ -180,11 +180,33 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained state ``combine`` may use: the step, its validation score (higher is better) or None, and a loader."""
+    """A trained state ``combine`` may use, as plain weights: the step, its validation score (higher is better) or None, a
+    loader, and the ``stage`` it is the finished model of (None: a checkpoint of this stage)."""
 
     step: int
     score: float | None
     load: Callable[[], dict[str, torch.Tensor]]
+    stage: str | None = None
+
+
+class Validation(Protocol):
+    """The validation sets that steer a stage, for weights that ``combine`` puts together; what it costs is counted."""
+
+    def score(self, state: Mapping[str, torch.Tensor]) -> float:
+        """How good plain weights are: higher is better, whatever the metric."""
+        ...
+
+    def batches(self, size: int, *, seed: int) -> Iterator[Batch]:
+        """All examples once, in batches of at most ``size`` in a seeded order."""
+        ...
+
+    def outputs(self, state: Mapping[str, torch.Tensor], batch: Batch) -> Any:
+        """The task's outputs under these weights, in evaluation mode, with gradients to ``state``'s tensors."""
+        ...
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """The task's mean loss of a batch."""
+        ...
 
 
 @runtime_checkable
@@ -234,7 +256,10 @@ class OptimizerMethod(Protocol):
 
 @runtime_checkable
 class Combiner(Protocol):
-    """combine: what comes out at the end? ``needs_best`` asks the engine to keep the checkpoint with the best score."""
+    """combine: what comes out at the end? ``needs_best`` asks the engine to keep the checkpoint with the best score.
+
+    ``base`` loads the weights before training. ``checkpoints``: this stage's, then the finished models of the stages that the
+    recipe names in ``use_models_of``, for a method that needs "members". ``validation`` is there for a method that needs it."""
 
     needs_best: bool
 
@@ -242,7 +267,7 @@ class Combiner(Protocol):
         self,
         base: Callable[[], dict[str, torch.Tensor]],
         checkpoints: Sequence[Checkpoint],
-        evaluator: Callable[[dict[str, torch.Tensor]], float] | None,
+        validation: Validation | None,
     ) -> Artefact: ...
 
 

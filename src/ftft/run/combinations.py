@@ -34,6 +34,7 @@ def check_combinations(recipe: Recipe) -> None:
         _check_stop(stage, recipe.data, where)
         _check_tasks(stage, recipe.task.name, where)
         _check_dynamics(name, stage, recipe, where)
+        _check_models_used(name, stage, recipe, where)
 
 
 def is_path(source: str, recipe: Recipe) -> bool:
@@ -201,6 +202,22 @@ def _check_dynamics(name: str, stage: Stage, recipe: Recipe, where: str) -> None
             f'{where}.use_dynamics_of: the stage "{source}" records no dynamics; add stages.{source}.dynamics: {{mode: online}}'
         )
     _check_epochs(stage.select, source, reference, where)
+
+
+def _check_models_used(name: str, stage: Stage, recipe: Recipe, where: str) -> None:
+    found = header("combine", stage.combine["name"], f"{where}.combine")
+    for place, other in enumerate(stage.use_models_of):
+        if other not in recipe.stages:
+            raise UserError(f'{where}.use_models_of: there is no stage "{other}"{did_you_mean(other, _before(name, recipe))}')
+        if other not in _before(name, recipe):
+            raise UserError(f'{where}.use_models_of names "{other}", which is not finished before; name earlier stages')
+        if other in stage.use_models_of[:place]:
+            raise UserError(f'{where}.use_models_of names "{other}" twice; name each stage once')
+    if stage.use_models_of and "members" not in found.needs:
+        takers = [method.name for method in list_methods("combine") if "members" in method.needs]
+        raise UserError(f"{where}.use_models_of is given, and {found.name} combines no other models; use {', '.join(takers)}")
+    if "members" in found.needs and not stage.use_models_of:
+        raise UserError(f"{where}.combine: {found.name} combines several models; name their stages in {where}.use_models_of")
 
 
 def _check_epochs(select: Mapping[str, Any], source: str, reference: Stage, where: str) -> None:

@@ -12,6 +12,8 @@ from ftft.engine.batches import BatchSchedule, planned_steps
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import PHASES, Ledger
 from ftft.engine.settings import TrainSettings
+from ftft.run.recipe import upstream as upstream
+from ftft.run.recipe import uses
 from ftft.tasks.contract import Prepared, Task
 
 
@@ -39,7 +41,7 @@ def erm_cost(
     if recipe.baseline is not None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named}")
     stage = recipe.stages[named]
-    if stage.use_dynamics_of is None and stage.select["name"] == "all":
+    if not uses(stage) and stage.select["name"] == "all":
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named} is plain fine-tuning")
     train, seed = stage.train, recipe.seed if stage.seed is None else stage.seed
     every = lengths()
@@ -60,16 +62,6 @@ def given_dynamics(stages: Mapping[str, Any], name: str) -> list[str]:
     """The files of dynamics that ``name`` used, itself or through other stages: what recording them cost is not known."""
     used = [stages[other].use_dynamics_of for other in [*upstream(stages, name), name]]
     return [source for source in used if source is not None and source not in stages]
-
-
-def upstream(stages: Mapping[str, Any], name: str) -> list[str]:
-    """The stages that ``name`` uses, directly or through others, in the recipe's order."""
-    found: list[str] = []
-    current = stages[name].use_dynamics_of
-    while current in stages and current not in found:
-        found.insert(0, current)
-        current = stages[current].use_dynamics_of
-    return found
 
 
 def whole_cost(ledgers: Mapping[str, Ledger], stages: Mapping[str, Any], name: str) -> Ledger:

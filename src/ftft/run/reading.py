@@ -22,7 +22,7 @@ from ftft.methods.registry import build, build_task, validate_section, validate_
 from ftft.paths import beside, expand
 from ftft.run.combinations import check_combinations, is_path
 from ftft.run.overrides import apply_override
-from ftft.run.recipe import Recipe, Stage
+from ftft.run.recipe import Recipe, Stage, upstream
 from ftft.run.yaml_reading import read_yaml_file
 from ftft.validation import check, field_types, join, plain
 
@@ -178,10 +178,7 @@ def _with_only(recipe: Recipe) -> Recipe:
     for name in recipe.only:
         if name not in recipe.stages:
             raise UserError(f'only: there is no stage "{name}"{did_you_mean(name, recipe.stages)}')
-        used: str | None = name
-        while used in recipe.stages and used not in kept:
-            kept.add(used)
-            used = recipe.stages[used].use_dynamics_of
+        kept |= {name, *upstream(recipe.stages, name)}
     left_out = recipe.stages.keys() - kept
     return dataclasses.replace(
         recipe,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ftft.data.settings import DataSettings
 from ftft.engine.settings import DynamicsSettings, ModelSettings, StopSettings, TrainSettings
 from ftft.settings import setting
+
+# Settings of a stage that came after stages had been stored and compared: at these values they are left out of every key,
+# so that what was computed before they existed is still known.
+LATER: dict[str, Any] = {"use_models_of": []}
 
 Section = dict[str, Any]  # {"name": method, setting: value, ...}; "name" alone may be written as a plain string
 
@@ -20,6 +25,9 @@ class Stage:
     train: TrainSettings = field(default_factory=TrainSettings)
     select: Section = setting({"name": "all"}, "which examples the model learns from", factory=dict)
     use_dynamics_of: str | None = setting(None, "the stage (or the path of a dynamics file) whose dynamics `select` uses")
+    use_models_of: list[str] = setting(
+        (), "earlier stages whose finished models `combine` gets beside this one's", factory=list
+    )
     adapt: Section = setting({"name": "full"}, "which parameters may change", factory=dict)
     objective: Section = setting({"name": "cross_entropy"}, "what is minimised", factory=dict)
     optimize: Section = setting({"name": "adamw"}, "how each step is taken", factory=dict)
@@ -28,6 +36,11 @@ class Stage:
     dynamics: DynamicsSettings | None = setting(None, "what to record of the training dynamics; null records nothing")
     evaluate: Section = setting({"name": "classification"}, "what is measured on every evaluation set", factory=dict)
     seed: int | None = setting(None, "this stage's seed; by default the recipe's", ge=0, lt=4294967296)
+
+
+def without_later(stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage's settings for a key: those of ``LATER`` only where they say something."""
+    return {name: value for name, value in stage.items() if name not in LATER or value != LATER[name]}
 
 
 @dataclass(frozen=True)
@@ -54,3 +67,20 @@ class Recipe:
     )
     output: str = setting("runs", "the folder that gets a folder for this run")
     store: str | None = setting(None, "where finished stages are kept for reuse; by default `.store` in `output`")
+
+
+def upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
+    """The stages that ``name`` uses, directly or through others, in the recipe's order."""
+    found: set[str] = set()
+    waiting = list(uses(stages[name]))
+    while waiting:
+        other = waiting.pop()
+        if other in stages and other not in found:
+            found.add(other)
+            waiting += uses(stages[other])
+    return [other for other in stages if other in found]
+
+
+def uses(stage: Stage) -> list[str]:
+    """What a stage takes from others: the source of its dynamics (a stage or a file) and the stages whose models it gets."""
+    return [*([] if stage.use_dynamics_of is None else [stage.use_dynamics_of]), *stage.use_models_of]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,12 @@ from ftft.dynamics.buffer import DynamicsBuffer
 from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dynamics, write_dynamics
 from ftft.dynamics.table import Dynamics
 from ftft.engine import precision as precisions
-from ftft.engine.assembly import Assembled, assemble
+from ftft.engine.assembly import Assembled, assemble, needs_of
 from ftft.engine.batches import BatchSchedule, planned_steps
 from ftft.engine.calibrating import CountedCalibration
 from ftft.engine.checkpoint import CheckpointFolder
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Outcome, Training, TrainingLoop, best_folder
-from ftft.engine.predict import predict
 from ftft.engine.processes import ALONE, Processes
 from ftft.engine.provenance import provenance
 from ftft.engine.settings import StopSettings
@@ -33,19 +32,18 @@ from ftft.files import fingerprint
 from ftft.methods import registry
 from ftft.methods.contract import Adapted, Checkpoint, Objective, Selection
 from ftft.methods.selection import write_selection
-from ftft.models.loading import LoadedModel, load_classifier
+from ftft.models.loading import LoadedModel, load_classifier, load_saved
 from ftft.models.saving import save_model
 from ftft.paths import expand
 from ftft.run.portable import portable_model
-from ftft.run.recipe import Recipe, Stage
+from ftft.run.recipe import Recipe, Stage, without_later
 from ftft.run.selections import learned_prior, rows_and_weights
 from ftft.run.store import StageFolder, Store, stage_key
-from ftft.tasks import metrics
+from ftft.run.validating import SteeringSets, WeightsOnValidation
 from ftft.tasks.contract import Prepared, Task
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
 ENDLESS = 10**9
-STEERING = ("accuracy", "macro_f1", "auroc", "average_precision", "log_loss")
 
 Notify = Callable[[dict[str, Any]], None]
 
@@ -112,14 +110,17 @@ class StageRun:
 
     def validates(self) -> bool:
         """Whether the training is measured on the way: for stopping, for the best checkpoint, or because asked for."""
-        needs_best = registry.build("combine", self.stage.combine, f"{self.where}.combine").needs_best
-        return self.stage.stop is not None or needs_best or self.stage.train.evaluate_every is not None
+        combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
+        asked = self.stage.stop is not None or self.stage.train.evaluate_every is not None
+        return asked or combiner.needs_best or "validation" in needs_of(combiner)
 
     def spec(self, model_fingerprint: str, precision: str, dynamics_key: str | None) -> dict[str, Any]:
         """Everything that determines this stage's outcome, and nothing else; its hash is the stage's key."""
-        stage = asdict(self.stage)
+        stage = without_later(asdict(self.stage))
         for irrelevant in ("evaluate", "model", "seed", "use_dynamics_of"):
             stage.pop(irrelevant)
+        if self.stage.use_models_of:
+            stage["use_models_of"] = [self.earlier[name].key for name in self.stage.use_models_of]
         stage["train"].pop("checkpoint_seconds")
         for question in ("select", "adapt", "objective", "optimize", "combine"):
             method = registry.build(question, stage[question], f"{self.where}.{question}")
@@ -272,10 +273,10 @@ class StageRun:
             warn=self.warn,
         )
         if self.validates():
-            settings = stage.stop or StopSettings(patience=ENDLESS)
-            training.stopping = EarlyStopping(settings)
-            training.stop_score = lambda scores: float(np.mean([one[settings.metric] for one in scores.values()]))
-            training.validate = self._validator(model, training)
+            steering = self._steering(model, training)
+            training.stopping = EarlyStopping(steering.settings)
+            training.stop_score = steering.mean
+            training.validate = lambda current: steering.scores(current, self.processes)
         return training
 
     def _named(self, notify: Notify) -> Notify:
@@ -297,30 +298,13 @@ class StageRun:
             },
         )
 
-    def _validator(self, model: LoadedModel, training: Training) -> Callable[[torch.nn.Module], dict[str, dict[str, float]]]:
+    def _steering(self, model: LoadedModel, training: Training) -> SteeringSets:
         sets = self.steering_sets()
         if not sets:
             raise UserError(f"{self.where} needs a validation set to stop or to keep the best checkpoint, and there is none")
         prepared = {name: self.task.prepare(one.examples, model.tokenizer) for name, one in sets.items()}
-
-        def validate(current: torch.nn.Module) -> dict[str, dict[str, float]]:
-            scores = {}
-            for name, one in sets.items():
-                probabilities = predict(
-                    current,
-                    self.task,
-                    prepared[name],
-                    precision=training.precision,
-                    flops=training.flops,
-                    processes=self.processes,
-                )
-                # The loop charges what this took; how much went through the model is known here.
-                tokens = int(prepared[name].lengths.sum())
-                training.ledger.add("evaluation", examples=len(prepared[name]), tokens=tokens)
-                scores[name] = steering_scores(one, probabilities)
-            return scores
-
-        return validate
+        settings = self.stage.stop or StopSettings(patience=ENDLESS)
+        return SteeringSets(self.task, sets, prepared, settings, training.precision, training.flops, training.ledger)
 
     def _finish(
         self,
@@ -333,7 +317,9 @@ class StageRun:
         preparing: float,
     ) -> None:
         combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
-        artefact = combiner.combine(lambda: _base_state(self, model), self._checkpoints(adapted, training, outcome), None)
+        validation = self._validation(model, training) if "validation" in needs_of(combiner) else None
+        checkpoints = [*self._checkpoints(adapted, training, outcome), *self._members(model)]
+        artefact = combiner.combine(lambda: _base_state(self, model), checkpoints, validation)
         plain = self._plain(model, adapted, artefact.state)
         prior = dict(zip(self.data.train.label_names, learned_prior(selection, self.data.train).tolist()))
         metadata = {"lineage": list(model.description.get("lineage", ())), "training_prior": prior}
@@ -368,6 +354,27 @@ class StageRun:
             "provenance": provenance(),
         }
         folder.finish({"summary": summary, "ledger": training.ledger.to_json()})
+
+    def _members(self, model: LoadedModel) -> Iterator[Checkpoint]:
+        """The finished models of the stages in ``use_models_of``; UserError where one is of another shape."""
+        shapes = {name: value.shape for name, value in _base_state(self, model).items()} if self.stage.use_models_of else {}
+        for name in self.stage.use_models_of:
+            finished = self.earlier[name]
+
+            def load(folder: Path = finished.model_folder, name: str = name) -> dict[str, torch.Tensor]:
+                state = dict(load_saved(folder, where=f"{self.where}.use_models_of")[0].state_dict())
+                if {one: value.shape for one, value in state.items()} != shapes:
+                    raise UserError(
+                        f"{self.where}.use_models_of: the model of stage {name} has other weights than this stage's; "
+                        "models that are combined begin from one pretrained model"
+                    )
+                return state
+
+            yield Checkpoint(finished.summary["training"]["steps"], None, load, stage=name)
+
+    def _validation(self, model: LoadedModel, training: Training) -> WeightsOnValidation:
+        plain = load_classifier(self.stage.model, self.data.train.label_names, seed=self.seed).model
+        return WeightsOnValidation(self._steering(model, training), plain.to(training.accelerator.device))
 
     def _plain(self, model: LoadedModel, adapted: Adapted, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         """The model as it was loaded, with the weights of ``state``."""
@@ -411,12 +418,3 @@ def _best_state(folder: Path | None, step: int | None) -> dict[str, torch.Tensor
 def _base_state(run: StageRun, model: LoadedModel) -> dict[str, torch.Tensor]:
     """The pretrained weights the stage began with, loaded anew (training changed them in place)."""
     return dict(load_classifier(run.stage.model, run.data.train.label_names, seed=run.seed).model.state_dict())
-
-
-def steering_scores(one: EvaluationSet, probabilities: np.ndarray) -> dict[str, float]:
-    """The scores a stage can be steered by, of probabilities [N, C] over the model's classes."""
-    own = probabilities.astype(np.float64)
-    if one.merge is not None:
-        own = metrics.merge_probabilities(own, one.merge)
-    found = metrics.all_metrics(one.examples.labels, metrics.normalise(own))
-    return {("loss" if name == "log_loss" else name): float(found[name]) for name in STEERING}

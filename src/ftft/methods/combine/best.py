@@ -12,7 +12,7 @@ from ftft.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from ftft.methods.contract import Artefact, Checkpoint
+    from ftft.methods.contract import Artefact, Checkpoint, Validation
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Best:
         self,
         base: Callable[[], dict[str, torch.Tensor]],
         checkpoints: Sequence[Checkpoint],
-        evaluator: Callable[[dict[str, torch.Tensor]], float] | None,
+        validation: Validation | None,
     ) -> Artefact:
         """The state of the checkpoint with the highest score (of equal ones the earliest; one without a score, or with
         NaN, does not compete). UserError when no checkpoint has a score."""

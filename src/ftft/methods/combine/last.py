@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
-    from ftft.methods.contract import Artefact, Checkpoint
+    from ftft.methods.contract import Artefact, Checkpoint, Validation
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Last:
         self,
         base: Callable[[], dict[str, torch.Tensor]],
         checkpoints: Sequence[Checkpoint],
-        evaluator: Callable[[dict[str, torch.Tensor]], float] | None,
+        validation: Validation | None,
     ) -> Artefact:
         """The state of the checkpoint with the highest step."""
         from ftft.methods.contract import Artefact

@@ -1,0 +1,121 @@
+"""The validation sets that steer a stage: how good a model is on them while it trains, and how good weights are that
+``combine`` puts together afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ftft.data.examples import EvaluationSet
+from ftft.engine.flops import FlopCounter
+from ftft.engine.ledger import Ledger
+from ftft.engine.precision import Precision
+from ftft.engine.predict import predict, to_device
+from ftft.engine.processes import ALONE, Processes
+from ftft.engine.settings import StopSettings
+from ftft.engine.stopping import EarlyStopping
+from ftft.tasks import metrics
+from ftft.tasks.contract import Batch, Prepared, Task
+
+STEERING = ("accuracy", "macro_f1", "auroc", "average_precision", "log_loss")
+
+Scores = dict[str, dict[str, float]]  # validation set -> metric -> value
+
+
+@dataclass
+class SteeringSets:
+    """``sets`` and their ``prepared`` examples, by name. What is predicted is counted in ``flops`` and ``ledger``."""
+
+    task: Task
+    sets: Mapping[str, EvaluationSet]
+    prepared: Mapping[str, Prepared]
+    settings: StopSettings
+    precision: Precision
+    flops: FlopCounter
+    ledger: Ledger
+
+    def scores(self, model: torch.nn.Module, processes: Processes = ALONE) -> Scores:
+        """Every metric of the model on every set. The time and the operations are the caller's to charge."""
+        found = {}
+        for name, one in self.sets.items():
+            data = self.prepared[name]
+            probabilities = predict(model, self.task, data, precision=self.precision, flops=self.flops, processes=processes)
+            self.ledger.add("evaluation", examples=len(data), tokens=int(data.lengths.sum()))
+            found[name] = steering_scores(one, probabilities)
+        return found
+
+    def mean(self, scores: Mapping[str, Mapping[str, float]]) -> float:
+        """The mean over the sets of the metric that steers."""
+        return float(np.mean([one[self.settings.metric] for one in scores.values()]))
+
+
+@dataclass
+class WeightsOnValidation:
+    """Implements :class:`ftft.methods.contract.Validation` for one process: weights put into ``model``, which is the stage's
+    plain model in memory of its own. Everything is charged to the phase `evaluation`."""
+
+    steering: SteeringSets
+    model: torch.nn.Module
+
+    def score(self, state: Mapping[str, torch.Tensor]) -> float:
+        """How good the weights are: higher is better, whatever the metric."""
+        with self._charged():
+            self.model.load_state_dict(state)
+            return EarlyStopping(self.steering.settings).goodness(self.steering.mean(self.steering.scores(self.model)))
+
+    def batches(self, size: int, *, seed: int) -> Iterator[Batch]:
+        """All examples of the sets once, in batches of ``size`` in a seeded order; a set with merged classes is left out."""
+        generator = np.random.default_rng(seed)
+        parts = [
+            (data, rows)
+            for name, data in self.steering.prepared.items()
+            if self.steering.sets[name].merge is None
+            for rows in np.array_split(generator.permutation(len(data)), -(-len(data) // size))
+        ]
+        for index in generator.permutation(len(parts)):
+            data, rows = parts[index]
+            self.steering.ledger.add("evaluation", examples=len(rows), tokens=int(data.lengths[rows].sum()))
+            yield to_device(self.steering.task.collate(data, rows), next(self.model.parameters()).device)
+
+    def outputs(self, state: Mapping[str, torch.Tensor], batch: Batch) -> Any:
+        """The task's outputs under these weights, in evaluation mode, with gradients to ``state``'s tensors; the backward pass,
+        which the caller makes, is charged at twice the forward pass."""
+        with self._charged(times=3), self.steering.flops.count("functional", *batch.inputs["input_ids"].shape):
+            return self.steering.task.forward(_With(self.model.eval(), state), batch)
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """The mean loss of a batch."""
+        return self.steering.task.per_example_loss(outputs, batch).mean()
+
+    @contextmanager
+    def _charged(self, times: int = 1) -> Iterator[None]:
+        started, before = time.perf_counter(), self.steering.flops.spent
+        yield
+        spent = times * (self.steering.flops.spent - before)
+        self.steering.ledger.add("evaluation", flops=spent, seconds=time.perf_counter() - started)
+
+
+class _With(torch.nn.Module):
+    """A model that computes with other weights than its own."""
+
+    def __init__(self, model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.inner, self.state = [model], dict(state)  # in a list: not a submodule, whose weights would count as ours
+
+    def forward(self, *args: Any, **inputs: Any) -> Any:
+        return torch.func.functional_call(self.inner[0], self.state, args, inputs)
+
+
+def steering_scores(one: EvaluationSet, probabilities: np.ndarray) -> dict[str, float]:
+    """The scores a stage can be steered by, of probabilities [N, C] over the model's classes."""
+    own = probabilities.astype(np.float64)
+    if one.merge is not None:
+        own = metrics.merge_probabilities(own, one.merge)
+    found = metrics.all_metrics(one.examples.labels, metrics.normalise(own))
+    return {("loss" if name == "log_loss" else name): float(found[name]) for name in STEERING}
