@@ -29,7 +29,7 @@ def members(method: Any, **changes: Any) -> dict[str, Any]:
 
 def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     result = json.loads((folder / "result.json").read_text())
-    return dict(load_saved(folder.parent / ".store" / "stages" / result["stages"][stage]["key"] / "model")[0].state_dict())
+    return dict(load_saved(folder.parent / ".store" / result["stages"][stage]["key"][:20] / "model")[0].state_dict())
 
 
 @pytest.mark.parametrize("method", ["uniform_soup", "greedy_soup", "learned_soup"])
