@@ -136,9 +136,10 @@ class Trial:
         model.train(was_training)
         return logits
 
-    def cross_entropy(self, model: torch.nn.Module) -> float:
-        """The mean over all examples, in evaluation mode."""
-        return float(torch.nn.functional.cross_entropy(self.logits(model), torch.from_numpy(sentences().labels)))
+    def confidence(self, model: torch.nn.Module) -> float:
+        """The mean probability of the right class over all examples, in evaluation mode."""
+        probabilities = torch.softmax(self.logits(model), dim=-1)
+        return float(probabilities.gather(1, torch.from_numpy(sentences().labels)[:, None]).mean())
 
 
 @dataclass

@@ -55,7 +55,7 @@ class CountedCalibration:
     def _charged(self, batch: Batch, *, times: int) -> Iterator[None]:
         """Charge a forward pass, ``times`` over, and the seconds it took."""
         started, before, rows = time.perf_counter(), self.flops.spent, batch.rows.numpy()
-        with self.flops.count("calibration", *batch.inputs["input_ids"].shape):
+        with self.flops.count("calibration", *batch.shape):
             yield
         self.ledger.add(
             "calibration",

@@ -53,7 +53,7 @@ def predict_batches(
         with torch.no_grad():
             for start in range(processes.index * batch_size, len(order), processes.count * batch_size):
                 batch = to_device(task.collate(data, order[start : start + batch_size]), device)
-                size, length = batch.inputs["input_ids"].shape
+                size, length = batch.shape
                 with counter.count("predict", size, length), autocast(precision, device):
                     outputs = task.forward(model, batch)
                 yield batch, outputs

@@ -71,7 +71,7 @@ class Step:
             t.optimizer.zero_grad(set_to_none=True)
         total, kind = 0.0, self._kind(backward)
         for index, batch in enumerate(self.batches):
-            size, length = batch.inputs["input_ids"].shape
+            size, length = batch.shape
             with t.flops.count(kind, size, length), self._synchronise(index == len(self.batches) - 1):
                 with autocast(t.precision, batch.labels.device):
                     loss = self.loss_of(batch)

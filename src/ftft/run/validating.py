@@ -86,7 +86,7 @@ class WeightsOnValidation:
     def outputs(self, state: Mapping[str, torch.Tensor], batch: Batch) -> Any:
         """The task's outputs under these weights, in evaluation mode, with gradients to ``state``'s tensors; the backward pass,
         which the caller makes, is charged at twice the forward pass."""
-        with self._charged(times=3), self.steering.flops.count("functional", *batch.inputs["input_ids"].shape):
+        with self._charged(times=3), self.steering.flops.count("functional", *batch.shape):
             return self.steering.task.forward(_With(self.model.eval(), state), batch)
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:

@@ -28,6 +28,24 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Examples, and numbers per example in the first of the inputs (tokens of the padded length): batches of one shape
+        cost the same."""
+        first = next(iter(self.inputs.values()))
+        return len(self.ids), first[0].numel()
+
+
+@dataclass
+class UnitLogits:
+    """What the model says of every unit of a batch: ``logits`` [U, V] with gradient, ``targets`` int64 [U], and the position
+    in the batch of the ``example`` that each unit belongs to, int64 [U]. In classification a unit is an example, in language
+    modelling a target token."""
+
+    logits: torch.Tensor
+    targets: torch.Tensor
+    example: torch.Tensor
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -69,6 +87,10 @@ class Task(Protocol):
 
     def units(self, batch: Batch) -> torch.Tensor:
         """How many units each example's loss averages over, float32 [B]: ones, or target tokens in language modelling."""
+        ...
+
+    def unit_logits(self, outputs: torch.Tensor, batch: Batch) -> UnitLogits:
+        """The outputs unit by unit, for objectives that look below the mean of an example."""
         ...
 
     def record(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:

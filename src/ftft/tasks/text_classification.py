@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ftft.errors import UserError
 from ftft.settings import setting
-from ftft.tasks.contract import Batch, Prepared
+from ftft.tasks.contract import Batch, Prepared, UnitLogits
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +112,12 @@ class TextClassification:
         import torch
 
         return torch.ones(len(batch), device=batch.labels.device)
+
+    def unit_logits(self, outputs: torch.Tensor, batch: Batch) -> UnitLogits:
+        """Every example is one unit: logits [B, C], its label."""
+        import torch
+
+        return UnitLogits(outputs, batch.labels, torch.arange(len(batch), device=batch.labels.device))
 
     def record(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         """``logits`` float32 [B, C]."""

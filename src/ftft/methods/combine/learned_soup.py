@@ -56,13 +56,18 @@ class LearnedSoup:
             require_alike(states[0], state)
         names = [name for name, value in states[0].items() if value.is_floating_point()]
         stacked = {name: torch.stack([state[name] for state in states]) for name in names}
+        wide = {name: torch.promote_types(value.dtype, torch.float32) for name, value in stacked.items()}
         rest = {name: value for name, value in states[0].items() if name not in stacked}
-        shares = torch.zeros(len(names), len(states), dtype=stacked[names[0]].dtype, requires_grad=True)
+        shares = torch.zeros(len(names), len(states), dtype=wide[names[0]], requires_grad=True)
         temperature = torch.ones((), dtype=shares.dtype, requires_grad=True)
 
         def mixed() -> dict[str, torch.Tensor]:
             mixture = torch.softmax(shares, dim=1)
-            return rest | {name: torch.tensordot(mixture[k], stacked[name], dims=1) for k, name in enumerate(names)}
+            found = dict(rest)
+            for share, (name, members_of) in zip(mixture, stacked.items()):
+                mean = torch.tensordot(share.to(wide[name]), members_of.to(wide[name]), dims=1)
+                found[name] = mean.to(members_of.dtype)
+            return found
 
         optimizer = torch.optim.AdamW([shares, temperature], lr=self.rate, weight_decay=0.0)
         for epoch in range(self.epochs):
