@@ -26,7 +26,7 @@ from ftft.methods.contract import PROTOCOLS, Artefact, Checkpoint
 from ftft.methods.header import DECLARATIONS, MethodHeader
 from ftft.tasks.text_classification import TextClassification
 
-EXCEPTIONS = ("identity", "micro_batches", "learns", "merge")
+EXCEPTIONS = ("identity", "micro_batches", "learns", "merge", "records")
 METHODS = registry.list_methods()
 TRAINED = [one for one in METHODS if one.question in ("adapt", "objective", "optimize") and one.serves("text_classification")]
 RATES = {"optimize": None, "adapt": 0.05, "objective": 0.05}  # of plain SGD beside an adapter or objective

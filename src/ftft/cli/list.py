@@ -72,6 +72,7 @@ def _print_methods(console: Console, methods: list[MethodHeader]) -> None:
         "needs": [", ".join(method.needs) for method in methods],
         "tasks": ["" if "*" in method.tasks or method.question == "tasks" else ", ".join(method.tasks) for method in methods],
         "paper": [method.paper for method in methods],
+        "supplied by": [method.library for method in methods],
         "from": ["" if method.package == "ftft" else method.package for method in methods],
     }
     _print_table(console, columns)
@@ -89,11 +90,14 @@ def _print_method(console: Console, method: MethodHeader) -> None:
         "needs": ", ".join(method.needs),
         "offers": ", ".join(method.offers),
         "tasks": "" if method.question == "tasks" else "any" if "*" in method.tasks else ", ".join(method.tasks),
+        "supplied by": method.library,
         "from": "" if method.package == "ftft" else method.package,
     }
     for fact, value in facts.items():
         if value:
             console.print(f"  {fact}: {escape(value)}")
+    for promise, reason in method.exceptions.items():
+        console.print(f"  does not keep the contract's {promise.replace('_', ' ')}: {escape(reason)}")
     if not method.settings:
         console.print("  no settings")
         return

@@ -11,6 +11,7 @@ the protocol of its folder, below; state lives in what the verb returns. A metho
 ``trainable`` "fixed" or "scheduled" (the set of trainable parameters moves during training)
 ``artefact``  what ``combine`` leaves: "weights", "adapter" or "predictor"
 ``paper``     the source, for the listing
+``library``   who supplies the mechanism, where it is not ours: "peft", "torch"
 ``exceptions`` what of the contract suite the method does not keep, and why: {"identity": "the factors are random"}
 ``example``   settings it is tried with, where its defaults alone leave something to choose: {"fraction": 0.33}
 

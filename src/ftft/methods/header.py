@@ -76,6 +76,7 @@ class MethodHeader:
     trainable: str = "fixed"
     artefact: str | None = None
     paper: str = ""
+    library: str = ""
     exceptions: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[SettingHeader, ...] = ()
@@ -86,7 +87,7 @@ class MethodHeader:
         return "*" in self.tasks or task in self.tasks
 
 
-DECLARATIONS = ("needs", "offers", "tasks", "coupling", "trainable", "artefact", "paper", "exceptions", "example")
+DECLARATIONS = ("needs", "offers", "tasks", "coupling", "trainable", "artefact", "paper", "library", "exceptions", "example")
 
 
 def read_header(path: Path, question: str, verb: str, module: str, package: str = "ftft") -> MethodHeader | None:

@@ -33,6 +33,7 @@ def check_combinations(recipe: Recipe) -> None:
         _check_train(stage.train, f"{where}.train")
         _check_stop(stage, recipe.data, where)
         _check_tasks(stage, recipe.task.name, where)
+        _check_needs(stage, where)
         _check_dynamics(name, stage, recipe, where)
         _check_models_used(name, stage, recipe, where)
 
@@ -172,6 +173,23 @@ def _check_tasks(stage: Stage, task: str, where: str) -> None:
             raise UserError(
                 f"{where}.{question}: {found.name} serves the tasks {', '.join(found.tasks)} and not {task}{instead}"
             )
+
+
+def _check_needs(stage: Stage, where: str) -> None:
+    """What one method needs of another: an optimizer of low-rank updates needs an adapter that makes them."""
+    adapt, optimize = (header(question, getattr(stage, question)["name"], where) for question in ("adapt", "optimize"))
+    if "pairs" in optimize.needs and "pairs" not in adapt.offers:
+        makers = ", ".join(method.name for method in list_methods("adapt") if "pairs" in method.offers)
+        raise UserError(
+            f"{where}.optimize: {optimize.name} steps on low-rank updates, and {adapt.name} makes none; "
+            f"adapt with one of {makers}"
+        )
+    objective = header("objective", stage.objective["name"], where)
+    if stage.dynamics is not None and stage.dynamics.mode == "online" and "records" in objective.exceptions:
+        raise UserError(
+            f"{where}.dynamics: {objective.name} gives the training forward other inputs than the examples "
+            f"({objective.exceptions['records']}); record with {where}.dynamics: {{mode: epoch_end}}"
+        )
 
 
 def _check_dynamics(name: str, stage: Stage, recipe: Recipe, where: str) -> None:

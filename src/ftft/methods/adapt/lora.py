@@ -29,6 +29,7 @@ class LoRA:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
+    library: ClassVar[str] = "peft"
 
     rank: int = setting(8, "rank r of the update", origin="Hu et al. 2021, table 6", ge=1)
     alpha: float = setting(16.0, "the update's scale is alpha / r", origin="twice the rank, as commonly used", gt=0)

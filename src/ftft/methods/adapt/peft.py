@@ -28,7 +28,7 @@ class Peft:
     offers: ClassVar[tuple[str, ...]] = ("merge", "pairs")
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     trainable: ClassVar[str] = "fixed"
-    paper: ClassVar[str] = "the library peft"
+    library: ClassVar[str] = "peft"
 
     type: str = setting("lora", "peft's name of the adapter (lora, ia3, adalora, boft, hra, ...)")
     options: dict[str, Any] = setting((), "options of peft's configuration class of this type", factory=dict)

@@ -35,6 +35,7 @@ class AdamW:
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "Loshchilov and Hutter 2019, arXiv 1711.05101"
+    library: ClassVar[str] = "torch"
 
     def start(self, trainables: Trainables) -> torch.optim.Optimizer:
         """The torch optimizer over the trainable parameters."""

@@ -31,6 +31,7 @@ class SGD:
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "Sutskever et al. 2013, ICML"
+    library: ClassVar[str] = "torch"
 
     def start(self, trainables: Trainables) -> torch.optim.Optimizer:
         """The torch optimizer over the trainable parameters."""
