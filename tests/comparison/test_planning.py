@@ -93,6 +93,23 @@ def test_a_value_that_fails_is_worse_than_all_others(searched: Callable[..., Sui
     assert found is not None and found.chosen == 1e-4 and found.interior
 
 
+def test_a_row_takes_the_value_that_another_rows_search_chose(tiny_suite: Callable[..., Path]) -> None:
+    rate = {"stages.main.optimize": {"name": "adamw", "learning_rate": 1e-4}}
+    rows = {
+        "half_way": {"like": "erm", "value_of": "erm", "change": {"stages.main.train.end_at": 0.5}},
+        "erm": {"change": rate},
+    }
+    suite = read_suite(tiny_suite(rows, search={"factor": 2.0}))
+    seen = list(plans(suite, peak_at(4e-4)))
+    trials = {work.row for plan in seen for work in plan.ready if work.trial}
+    assert trials == {"erm"}
+    assert all(work.row == "erm" for plan in seen[:2] for work in plan.ready)
+    final = [work for plan in seen for work in plan.ready if work.row == "half_way"]
+    assert len(final) == len(suite.seeds) and {work.value for work in final} == {4e-4}
+    main = final[0].recipe.stages["main"]
+    assert (main.train.end_at, main.optimize["learning_rate"]) == (0.5, 4e-4)
+
+
 def test_where_every_value_fails_the_row_says_why(searched: Callable[..., Suite]) -> None:
     *_, last = plans(searched(), lambda work: "the loss became nan")
     state = last.rows["feelings", "erm"]

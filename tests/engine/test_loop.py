@@ -320,6 +320,38 @@ def test_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path):
     assert_equal_weights(weights_of(model), weights)
 
 
+def test_ending_early_leaves_the_very_checkpoint_of_the_whole_run(tmp_path):
+    """The learning rate and the batches are those of the whole plan; the last step is evaluated."""
+    data, seen = tiny_data(), {}
+    whole = training(tiny_model(dropout=0.1), data, steps=12, settings={"evaluate_every": 3})
+
+    def validate(current):
+        seen[loop.step] = weights_of(current)
+        return {"v": {"accuracy": 0.5}}
+
+    whole.validate = validate
+    torch.manual_seed(1)
+    loop = TrainingLoop(whole)
+    straight = loop.run()
+    events = []
+    part = training(
+        tiny_model(dropout=0.1),
+        data,
+        steps=12,
+        folder=tmp_path,
+        settings={"end_at": 0.5, "evaluate_every": 4},
+        notify=events.append,
+    )
+    part.validate = lambda current: {"v": {"accuracy": 0.5}}
+    torch.manual_seed(1)
+    outcome = TrainingLoop(part).run()
+    assert (outcome.steps, outcome.planned, outcome.stopped_early) == (6, 12, False)
+    assert [entry["step"] for entry in outcome.history] == [4, 6]
+    assert outcome.losses == straight.losses[:6]
+    assert_equal_weights(weights_of(part.models.main), seen[6])
+    assert {event["steps"] for event in events if event["event"] == "step"} == {6}
+
+
 def test_resuming_under_other_conditions_warns_and_is_marked(tmp_path):
     data, warnings = tiny_data(), []
     model = tiny_model()

@@ -97,7 +97,7 @@ def test_costs_curves_resources_and_contrasts_are_the_documents(examples: Module
     first, second = found["Contrasts"][2:]
     assert first == [
         "ambiguous against random<br>hate_speech", "OOD mean", "macro-F1<br>prior-sensitive", "different",
-        "+1.2<br>[-0.8, +3.2]", "0.031", "0.062", "no difference shown",
+        "+1.2<br>[-0.8, +3.2]", "+0.4<br>[-0.6, +1.4]", "0.031", "0.062", "no difference shown",
     ]  # fmt: skip
     assert second[3] == "no worse (margin 1.0)" and second[-1] == "not shown to be no worse"
 

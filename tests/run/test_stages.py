@@ -16,7 +16,7 @@ from ftft.dynamics.parquet import read_dynamics
 from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.methods.contract import Selection
-from ftft.run.recipe import Recipe
+from ftft.run.recipe import Recipe, without_later
 from ftft.run.selections import rows_and_weights
 from ftft.run.stages import StageRun
 from ftft.run.store import Store, stage_key
@@ -49,7 +49,12 @@ def test_the_key_changes_with_what_determines_the_outcome_and_with_nothing_else(
         dataclasses.replace(changed(), name="another", output=str(tmp_path / "elsewhere"), baseline="erm"),
     ]
     assert [key(recipe, store) for recipe in same] == [first] * len(same)
+    # Settings that came later are left out of the key at their defaults, so that older stages are still known.
+    settings = dataclasses.asdict(changed().stages["erm"])
+    kept = without_later(settings)
+    assert settings.keys() - kept.keys() == {"use_models_of"} and settings["train"].keys() - kept["train"].keys() == {"end_at"}
     different = [
+        changed(train={**NO_TRAINING, "end_at": 0.5}),
         changed(seed=1),
         changed(train={**NO_TRAINING, "steps": 3}),
         changed(optimize={"name": "adamw", "learning_rate": 3e-4}),

@@ -46,6 +46,7 @@ class RowState:
     """How far a row has come on a task. ``found`` is None while the search runs, and where there is none."""
 
     found: Found | None = None
+    value: float | None = None  # of the searched setting in the final cells; None leaves the row's own
     searched: bool = False  # whether the final cells may be made
     cells: dict[int, Cell] = field(default_factory=dict)  # seed -> finished cell
     trials: dict[str, Cell] = field(default_factory=dict)  # key -> finished cell of a trial, whatever it is also used for
@@ -94,8 +95,12 @@ class _Planner:
         for other in needed_by(self.suite, row):
             self.visit(task, other)
         state = self.rows[task, row] = RowState()
-        search = self.suite.search if self.suite.rows[row].search else None
-        if search is None:
+        settings = self.suite.rows[row]
+        search = self.suite.search if settings.search and settings.value_of is None else None
+        if search is None and settings.value_of is not None and self.suite.search is not None:
+            source = self.visit(task, settings.value_of)
+            state.searched, state.value = source.searched, source.value
+        elif search is None:
             state.searched = True
         else:
             self._search(state, search, task, row)
@@ -108,7 +113,7 @@ class _Planner:
             state.waiting.append(seed)
             self.blocked += 1
             return
-        outcome = self._cell(task, row, seed, None if state.found is None else state.found.chosen, trial=False)
+        outcome = self._cell(task, row, seed, state.value, trial=False)
         if isinstance(outcome, Cell):
             state.cells[seed] = outcome
         elif outcome is None:
@@ -142,6 +147,7 @@ class _Planner:
                 interior = True
             if interior or len(curve) >= search.at_most:
                 state.found, state.searched = Found(curve[best][0], interior and means[best] > -math.inf, curve), True
+                state.value = state.found.chosen
                 return
             lowest, highest = (lowest - 1, highest) if best == 0 else (lowest, highest + 1)
 
@@ -178,7 +184,7 @@ class _Planner:
             return state.cells.get(seed) or state.failed.get(seed)
         if not state.searched:  # a trial under a seed of its own
             return None
-        return self._cell(task, row, seed, None if state.found is None else state.found.chosen, trial=False)
+        return self._cell(task, row, seed, state.value, trial=False)
 
 
 def _mean(scores: list[float]) -> float:

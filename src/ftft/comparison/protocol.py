@@ -99,7 +99,9 @@ def freeze(suite: Suite, plan: Plan, seeds: list[int], target: Path) -> None:
         raise UserError(f"--seeds: seed {used[0]} was used in the exploration; a confirmation takes fresh ones")
     rows = {}
     for name, row in suite.rows.items():
-        settings = {key: value for key, value in asdict(row).items() if value not in (None, "", {}) and key != "search"}
+        settings = {key: value for key, value in asdict(row).items() if value not in (None, "", {})}
+        for of_the_search in ("search", "value_of"):  # a confirmation has none: the chosen value stands in the row
+            settings.pop(of_the_search, None)
         change = dict(settings.get("change", {}))
         if suite.search is not None and row.search:
             change[f"stages.main.{suite.search.key}"] = _chosen(suite, plan, name)
@@ -135,9 +137,9 @@ def _chosen(suite: Suite, plan: Plan, row: str) -> float:
     found = {}
     for task in suite.tasks:
         state = plan.rows[task, row]
-        if state.found is None:
+        if state.value is None:
             raise UserError(f"the search of row {row} on task {task} is not finished; run the exploration to its end first")
-        found[task] = state.found.chosen
+        found[task] = state.value
     if len(set(found.values())) > 1:
         said = ", ".join(f"{task} {value:g}" for task, value in found.items())
         raise UserError(

@@ -41,6 +41,7 @@ class Row:
         None, "another row: `stages.main.select.prior` becomes the class shares of what its `main` learnt from"
     )
     search: bool = setting(True, "whether the suite's search is made for this row")
+    value_of: str | None = setting(None, "another row: what its search chose is taken here, where nothing is searched")
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _check(suite: Suite) -> None:
     for name in suite.line:
         _known(name, suite, "line")
     for name, row in suite.rows.items():
-        for key in ("like", "cost_of", "prior_of"):
+        for key in ("like", "cost_of", "prior_of", "value_of"):
             other = getattr(row, key)
             if other is not None:
                 _known(other, suite, f"rows.{name}.{key}")
@@ -182,7 +183,7 @@ def needed_by(suite: Suite, name: str) -> list[str]:
             raise UserError(f"rows.{name}: the rows {' -> '.join([*path, row])} need each other in a circle")
         settings = suite.rows[row]
         # A row like another takes only its changes; it needs its cells where it is paid by its cost per step.
-        for other in (settings.like, settings.cost_of, settings.prior_of):
+        for other in (settings.like, settings.cost_of, settings.prior_of, settings.value_of):
             if other is not None:
                 visit(other, (*path, row))
         cells = [settings.cost_of, settings.prior_of, settings.like if settings.cost_of else None]

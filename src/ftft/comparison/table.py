@@ -175,6 +175,7 @@ def _contrasts(suite: Suite, grids: Mapping[str, Grid]) -> list[dict[str, Any]]:
             "kind": "different" if contrast.no_worse_by is None else "no worse",
             "margin": contrast.no_worse_by,
             "difference": _plain(difference),
+            "ranking": _ranking(grids[task], contrast),
             "p": _number(p),
             "p_holm": _number(p_holm),
             "holds": bool(p_holm < 1 - suite.level),
@@ -190,6 +191,13 @@ def _asked(grid: Grid, contrast: Contrast, level: float) -> tuple[Estimate | Non
     if contrast.no_worse_by is None:
         return difference, difference.p
     return difference, difference.one_sided_p(-contrast.no_worse_by, level)
+
+
+def _ranking(grid: Grid, contrast: Contrast) -> dict[str, float | None] | None:
+    """What the AUROC, which no class prior moves, says of the same two rows; None for a contrast of the AUROC itself."""
+    if contrast.metric == "auroc":
+        return None
+    return _plain(grid.difference(contrast.row, contrast.against, contrast.on, "auroc"))
 
 
 def _plain(estimate: Estimate | None) -> dict[str, float | None]:

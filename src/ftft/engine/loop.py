@@ -22,7 +22,7 @@ from ftft.engine.ledger import Ledger
 from ftft.engine.predict import predict_batches
 from ftft.engine.processes import processes_of
 from ftft.engine.provenance import differences
-from ftft.engine.schedule import rate_factor, warmup_steps
+from ftft.engine.schedule import ending_step, rate_factor, warmup_steps
 from ftft.engine.step import NotFinite, Observed, Step, observe, observed
 from ftft.engine.training import Outcome as Outcome
 from ftft.engine.training import Training as Training
@@ -63,6 +63,7 @@ class TrainingLoop:
         self.model = training.accelerator.prepare_model(training.models.main)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
         self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
+        self.last_step = ending_step(training.schedule.steps, training.settings.end_at)
         self.warmup = warmup_steps(training.schedule.steps, training.settings.warmup)
         self.checkpoints = CheckpointFolder(training.folder / "checkpoints", warn=training.warn) if training.folder else None
         self.best = CheckpointFolder(best_folder(training.folder), keep=1, warn=training.warn) if training.folder else None
@@ -83,7 +84,7 @@ class TrainingLoop:
         planned_epoch = -1
         journal_seconds = min(JOURNAL_SECONDS, t.settings.checkpoint_seconds / JOURNALS_PER_CHECKPOINT)
         with self._stop, kept_memory():
-            while self.step < t.schedule.steps and not stopped:
+            while self.step < self.last_step and not stopped:
                 epoch = t.schedule.epoch_of(self.step)
                 if epoch != planned_epoch:
                     plan, planned_epoch = t.schedule.plan(epoch), epoch
@@ -114,7 +115,7 @@ class TrainingLoop:
         return Outcome(
             steps=self.step,
             planned=t.schedule.steps,
-            stopped_early=stopped and self.step < t.schedule.steps,
+            stopped_early=stopped and self.step < self.last_step,
             best_step=t.stopping.best_step if t.stopping else None,
             best_score=t.stopping.best_score if t.stopping else None,
             history=self.history,
@@ -125,8 +126,7 @@ class TrainingLoop:
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(
-            f"interrupted at step {self.step} of {self.training.schedule.steps}, which is saved; "
-            "run the same command again to resume"
+            f"interrupted at step {self.step} of {self.last_step}, which is saved; run the same command again to resume"
         )
 
     # -- one step --------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class TrainingLoop:
             tokens=int(t.data.lengths[rows].sum()),
             steps=1,
         )
-        t.notify({"event": "step", "step": self.step + 1, "steps": t.schedule.steps, "epoch": epoch, "loss": step.loss})
+        t.notify({"event": "step", "step": self.step + 1, "steps": self.last_step, "epoch": epoch, "loss": step.loss})
 
     def _set_learning_rate(self) -> None:
         t = self.training
@@ -222,7 +222,7 @@ class TrainingLoop:
     def _evaluation_is_due(self) -> bool:
         if self.training.validate is None:
             return False
-        return self.step % self.evaluation_interval() == 0 or self.step == self.training.schedule.steps
+        return self.step % self.evaluation_interval() == 0 or self.step == self.last_step
 
     def _evaluate(self) -> bool:
         """Measure on the validation sets; returns whether to stop now."""
@@ -337,7 +337,7 @@ class TrainingLoop:
         assert t.folder is not None
         t.ledger = Ledger.resume(state["ledger"], t.folder / "ledger.jsonl", prepared=t.ledger)
         self._restore_random(state)
-        t.notify({"event": "resumed", "step": self.step, "steps": t.schedule.steps})
+        t.notify({"event": "resumed", "step": self.step, "steps": self.last_step})
         self._best_of = dict(state.get("best_of", {}))
         self.resume_differences = list(state.get("resume_differences", []))
         new = differences(found.info, self.environment)

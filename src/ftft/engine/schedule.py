@@ -31,3 +31,8 @@ def rate_factor(step: int, *, steps: int, warmup: int, schedule: Literal["linear
         return max(0.0, (steps - step) / max(1, steps - warmup))
     progress = (step - warmup) / max(1, steps - warmup)
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def ending_step(steps: int, end_at: float | None) -> int:
+    """The step after which training ends: a share of the planned ones, at least one; all where no share is given."""
+    return steps if end_at is None else max(1, round(end_at * steps))

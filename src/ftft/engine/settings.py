@@ -20,6 +20,12 @@ class TrainSettings:
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "how the learning rate decays after warm-up")
     warmup: float = setting(0.1, "share of the steps over which the learning rate rises from 0", origin="FTFT code", ge=0, lt=1)
     clip: float | None = setting(1.0, "largest global gradient norm; null switches clipping off", origin="FTFT code", gt=0)
+    end_at: float | None = setting(
+        None,
+        "end after this share of the steps, the learning rate as if all of them followed: a checkpoint of the whole",
+        gt=0,
+        le=1,
+    )
     precision: Literal["auto", "fp32", "bf16", "fp64"] = setting(
         "auto", "auto: bf16 autocast where the processor has native bf16 and is faster with it, else fp32"
     )

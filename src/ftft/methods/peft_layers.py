@@ -1,9 +1,10 @@
-"""What the adapters that peft supplies share: wrap by a public configuration, train the head too, merge to plain weights."""
+"""What the adapters that peft supplies share: wrap by a public configuration, start from given factors, train the head too,
+merge to plain weights."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftft.errors import UserError, did_you_mean
@@ -53,8 +54,20 @@ def projections(model: torch.nn.Module, roles: Iterable[str] | None = None) -> l
     return [name for layer in layers for role, name in layer.items() if wanted is None or role in wanted]
 
 
-def wrap(model: torch.nn.Module, config: Any) -> Adapted:
+def require_rank(model: torch.nn.Module, names: Iterable[str], rank: int, *, times: int = 1) -> None:
+    """UserError where a module named has a weight with fewer than ``times * rank`` rows or columns."""
+    for name in names:
+        least = min(model.get_parameter(f"{name}.weight").shape)
+        if times * rank > least:
+            most = f"at most {least}" if times == 1 else f"at most 1/{times} of that, {least // times}"
+            raise UserError(f"adapt.rank is {rank}, but the narrower side of {name} is {least} wide; give {most}")
+
+
+def wrap(model: torch.nn.Module, config: Any, initialise: Callable[[Mapping[str, Any]], None] | None = None) -> Adapted:
     """``model`` with peft's adapter around it; the adapter's parameters and the head are trainable, nothing else.
+
+    ``initialise`` is called with LoRA's layers, by the names their weights' modules had in ``model``, and may give them other
+    factors than peft did (:func:`start_from`).
 
     Raises UserError for an adapter that this architecture cannot have, or that cannot be merged into plain weights.
     """
@@ -70,6 +83,8 @@ def wrap(model: torch.nn.Module, config: Any) -> Adapted:
         ) from None
     if not isinstance(wrapped.base_model, BaseTuner):
         raise UserError(f"adapt: {config.peft_type.value} cannot be merged into plain weights; choose an adapter of layers")
+    if initialise is not None:
+        initialise(lora_layers(wrapped))
     for name, parameter in wrapped.named_parameters():
         own = name.removeprefix(WRAPPED)
         if own in head:
@@ -77,6 +92,38 @@ def wrap(model: torch.nn.Module, config: Any) -> Adapted:
         elif own not in names and f".{BASE}." not in own and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)  # peft makes adapters in float32, also of a float64 model
     return Adapted(wrapped, plain_state=lambda: plain_state(wrapped, names), pairs=tuple(low_rank_pairs(wrapped)))
+
+
+def lora_layers(wrapped: torch.nn.Module) -> dict[str, Any]:
+    """peft's LoRA layers, by the names their base layers had before the model was wrapped."""
+    return {
+        name.removeprefix(WRAPPED): module
+        for name, module in wrapped.named_modules()
+        if ADAPTER in getattr(module, "lora_A", {}) and ADAPTER in getattr(module, "lora_B", {})
+    }
+
+
+def base_weight(layer: Any) -> torch.Tensor:
+    """The frozen weight of a LoRA layer as [m, n], outputs by inputs, in at least float32 (GPT-2 keeps it the other way)."""
+    import torch
+
+    weight = layer.get_base_layer().weight.detach()
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return weight.T if layer.fan_in_fan_out else weight
+
+
+def start_from(layer: Any, down: torch.Tensor, up: torch.Tensor) -> None:
+    """Let a LoRA layer start from ``down`` [r, n] and ``up`` [m, r] and still compute what it computed: their scaled product
+    is taken out of the frozen weight. It is that of the factors as rounded to the weight's precision, in float32 or finer."""
+    import torch
+
+    kept = layer.get_base_layer().weight
+    weight = base_weight(layer)
+    down, up = (factor.detach().to(kept.device, kept.dtype).contiguous() for factor in (down, up))
+    layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data = down, up
+    rest = weight - layer.scaling[ADAPTER] * (up.to(weight.dtype) @ down.to(weight.dtype))
+    with torch.no_grad():
+        kept.copy_(rest.T if layer.fan_in_fan_out else rest)
 
 
 def plain_state(wrapped: Any, names: Iterable[str]) -> dict[str, torch.Tensor]:

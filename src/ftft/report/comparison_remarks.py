@@ -26,7 +26,7 @@ from ftft.report.comparison_figures import (
     tasks,
     times,
 )
-from ftft.report.figures import Interval, dig, interval, percent, points, whole
+from ftft.report.figures import dig, interval, percent, points, whole
 
 MOST_NAMED = 3  # other rows in one sentence
 
@@ -159,27 +159,13 @@ def _contrasts_not_in_ranking(table: Mapping[str, Any], task: Task) -> list[str]
         gain = interval(dig(one, "difference"))
         if metric not in PRIOR_SENSITIVE or gain is None or gain.low is None or gain.low <= 0 or against == task.baseline:
             continue
-        ranking = _ranking_contrast(listed, row, against, on) or _apart(task, row, against, on)
+        ranking = interval(dig(one, "ranking"))
         if ranking is not None and (ranking.value <= EVEN if ranking.low is None else ranking.low <= 0):
             said.append(
                 f"{row} against {against} on {on}: the gain in {metric_name(metric)} ({points(gain)}) is not one in AUROC "
                 f"({points(ranking)}); a shifted class prior can give such a gain to a model that ranks no better."
             )
     return said
-
-
-def _ranking_contrast(listed: Sequence[Any], row: str, against: str, on: str) -> Interval | None:
-    for one in listed:
-        if tuple(dig(one, key) for key in ("row", "against", "on", "metric")) == (row, against, on, RANKING):
-            return interval(dig(one, "difference"))
-    return None
-
-
-def _apart(task: Task, row: str, against: str, on: str) -> Interval | None:
-    """The difference of two rows' AUROC without an interval, which the table has only for named contrasts."""
-    found = {one.name: one.mean(on, RANKING) or one.on(on, RANKING) for one in task.rows}
-    mine, theirs = found.get(row), found.get(against)
-    return None if mine is None or theirs is None else Interval(mine.value - theirs.value)
 
 
 def _edge(row: Row) -> str:

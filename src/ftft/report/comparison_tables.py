@@ -291,12 +291,23 @@ def contrasts(table: Mapping[str, Any]) -> Grid:
                 (metric_name(metric), *sensitivity(metric)),
                 (contrast_kind(one),),
                 _limits(interval(dig(one, "difference"))),
+                _limits(interval(dig(one, "ranking"))),
                 (probability(number(dig(one, "p"))),),
                 (probability(number(dig(one, "p_holm"))),),
                 (verdict(one),),
             ]
         )
-    heads = ["Contrast", "On", "Metric", "Question", "Difference, points", "p", "p, Holm-corrected", "Verdict"]
+    heads = [
+        "Contrast",
+        "On",
+        "Metric",
+        "Question",
+        "Difference, points",
+        "The same in AUROC",
+        "p",
+        "p, Holm-corrected",
+        "Verdict",
+    ]
     note = "Holm's correction is for the number of contrasts; the verdict is by the corrected p."
     return Grid("Contrasts", [(head,) for head in heads], rows, f"{note} {caution(table)}".rstrip())
 

@@ -230,6 +230,7 @@ def _print_contrasts(table: Mapping[str, Any], console: Console) -> None:
         Column("Contrast", named, left=True),
         Column("On", measured, left=True),
         Column("Difference", [_stacked(interval(dig(one, "difference"))) for one in listed]),
+        Column("AUROC", [_stacked(interval(dig(one, "ranking"))) for one in listed]),
         Column("p", [probability(number(dig(one, "p"))) for one in listed]),
         Column("p\nHolm", [probability(number(dig(one, "p_holm"))) for one in listed]),
         Column("Verdict", [_verdict(one) for one in listed], left=True),

@@ -12,7 +12,7 @@ from ftft.settings import setting
 
 # Settings of a stage that came after stages had been stored and compared: at these values they are left out of every key,
 # so that what was computed before they existed is still known.
-LATER: dict[str, Any] = {"use_models_of": []}
+LATER: dict[str, Any] = {"use_models_of": [], "train": {"end_at": None}}
 
 Section = dict[str, Any]  # {"name": method, setting: value, ...}; "name" alone may be written as a plain string
 
@@ -38,9 +38,15 @@ class Stage:
     seed: int | None = setting(None, "this stage's seed; by default the recipe's", ge=0, lt=4294967296)
 
 
-def without_later(stage: dict[str, Any]) -> dict[str, Any]:
+def without_later(stage: Mapping[str, Any], later: Mapping[str, Any] = LATER) -> dict[str, Any]:
     """A stage's settings for a key: those of ``LATER`` only where they say something."""
-    return {name: value for name, value in stage.items() if name not in LATER or value != LATER[name]}
+    kept = {}
+    for name, value in stage.items():
+        if isinstance(later.get(name), Mapping) and isinstance(value, Mapping):
+            kept[name] = without_later(value, later[name])
+        elif name not in later or value != later[name]:
+            kept[name] = value
+    return kept
 
 
 @dataclass(frozen=True)

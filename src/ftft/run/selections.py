@@ -19,6 +19,7 @@ from ftft.data.examples import Examples
 from ftft.dynamics.parquet import open_dynamics
 from ftft.dynamics.table import Dynamics
 from ftft.engine.batches import planned_steps
+from ftft.engine.schedule import ending_step
 from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.methods.contract import Selection
@@ -55,6 +56,7 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         steps = planned_steps(len(made[name]), stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
+        steps = ending_step(steps, stage.train.end_at)
         plans[name] = PlannedSelection(len(made[name]), steps, exact=source not in recipe.stages)
     return plans
 

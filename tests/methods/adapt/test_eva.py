@@ -156,6 +156,15 @@ def test_it_stops_where_the_directions_do_not_settle_and_can_be_tried_again(tiny
     assert len(EVA(rank=RANK).adapt(model, given).pairs) > 0
 
 
+def test_a_smaller_tau_is_reached_sooner(tiny_model, calibration):
+    looked = []
+    for tau in (0.99, 0.5):
+        given = calibration()
+        EVA(rank=RANK, batch_size=8, tau=tau).adapt(tiny_model("bert"), given)
+        looked.append(given.ledger.effective["calibration"].examples)
+    assert looked[0] > looked[1]
+
+
 def test_short_batches_are_passed_over_and_refused_where_there_are_no_others(tiny_model, calibration):
     with pytest.raises(UserError, match=r"adapt.batch_size is 1, .* hold at most 14 tokens where EVA needs 2 rho r = 16"):
         EVA(rank=RANK, batch_size=1).adapt(tiny_model("bert"), calibration())

@@ -14,6 +14,7 @@ from ftft.errors import UserError
 from ftft.methods.adapt.lift import LIFT
 from ftft.methods.contract import Trainables
 from ftft.methods.optimize.adamw import AdamW
+from ftft.nn.sparse_delta import low_rank_approximation, top_entries
 
 BETAS = (0.9, 0.95)
 
@@ -79,6 +80,13 @@ def test_it_chooses_the_largest_of_the_approximation(rank):
     weight = random(13, 8)
     found = LIFT(density=0.2, filter_rank=rank).choose(weight)
     assert torch.equal(found, largest(weight, 21, rank).reshape(-1).nonzero().flatten())
+
+
+def test_randomised_it_chooses_from_the_randomised_approximation():
+    weight = random(60, 50)
+    found = LIFT(filter_rank=3, randomised=True).choose(weight)
+    expected = top_entries(low_rank_approximation(weight, 3, randomised=True).abs(), 150)
+    assert torch.equal(found, expected) and not torch.equal(found, LIFT(filter_rank=3).choose(weight))
 
 
 def test_of_full_rank_it_chooses_by_magnitude():

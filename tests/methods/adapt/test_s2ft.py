@@ -10,6 +10,7 @@ from ftft.errors import UserError
 from ftft.methods.adapt.s2ft import S2FT, draw
 from ftft.methods.contract import Trainables
 from ftft.methods.optimize.adamw import AdamW
+from ftft.modelmap import ModelMap
 from ftft.nn.slices import InputSlices, OutputSlices, lora_factors, sliced_layers
 
 GROUPED = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}  # two query heads to a key-value head
@@ -35,7 +36,10 @@ def train(model, steps=3):
 def test_nothing_is_changed_until_it_trains(tiny_model, architecture, config):
     expected = tiny_model(architecture, **config).double()(input_ids=IDS).logits
     model = ALL.adapt(tiny_model(architecture, **config).double(), None).model
-    assert len({type(layer) for layer in sliced_layers(model).values()}) == 2
+    where = ModelMap.of(tiny_model(architecture, **config))
+    roles = {name: role for block in (*where.attention, *where.mlp) for role, name in block.items()}
+    found = {roles[name]: type(layer) for name, layer in sliced_layers(model).items()}
+    assert found == {"value": OutputSlices, "output": InputSlices, "up": OutputSlices, "down": InputSlices}
     torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=1e-12)
 
 
@@ -146,6 +150,12 @@ def test_the_choice_hangs_on_the_seed_and_not_on_the_other_shares(tiny_model):
     both = chosen(output=0.3, up=0.3, down=0.3)
     assert down == chosen(output=0.0, down=0.3) == {name: both[name] for name in down}
     assert down != chosen(output=0.0, down=0.3, seed=1)
+    alike = 0
+    for seed in range(8):  # three heads of six each: the two draws are not one
+        layers = chosen(value=0.5, output=0.5, down=0.0, seed=seed)
+        blocks = [{name.split("layer.")[1][0]: at for name, at in layers.items() if end in name} for end in ("value", "output")]
+        alike += blocks[0] == blocks[1]
+    assert alike < 4
 
 
 @pytest.mark.parametrize(
