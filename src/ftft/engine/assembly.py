@@ -27,7 +27,13 @@ class Assembled:
 
 
 def assemble(
-    model: torch.nn.Module, adapt: Adapter, objective: Any, optimize: OptimizerMethod, calibration: Calibration | None
+    model: torch.nn.Module,
+    adapt: Adapter,
+    objective: Any,
+    optimize: OptimizerMethod,
+    calibration: Calibration | None,
+    *,
+    seed: int = 0,
 ) -> Assembled:
     """Adapt ``model`` (in place or not) and start the optimizer on what it leaves trainable.
 
@@ -36,7 +42,7 @@ def assemble(
     """
     others = {"frozen": frozen_copy(model)} if "frozen_base" in needs_of(objective) else {}
     adapted = adapt.adapt(model, calibration if "calibration" in needs_of(adapt) else None)
-    optimizer = optimize.start(Trainables.of(adapted.model, adapted.pairs))
+    optimizer = optimize.start(Trainables.of(adapted.model, adapted.pairs, seed))
     hooks = (adapted.before_step, getattr(optimizer, "before_step", None))
     return Assembled(Models(adapted.model, others), adapted, optimizer, [hook for hook in hooks if hook is not None])
 

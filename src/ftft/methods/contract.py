@@ -147,20 +147,21 @@ class Calibration(Protocol):
 
 @dataclass(frozen=True)
 class Trainables:
-    """What ``optimize`` works on: the trainable parameters by name, ``pairs`` of them that make low-rank updates, and the
-    ``model`` they belong to (for its layers and its training mode)."""
+    """What ``optimize`` works on: the trainable parameters by name, ``pairs`` of them that make low-rank updates, the
+    ``model`` they belong to (for its layers and its training mode), and the run's ``seed``, the same in all its processes."""
 
     named: tuple[tuple[str, torch.nn.Parameter], ...]
     model: torch.nn.Module
     pairs: tuple[LowRankPair, ...] = ()
+    seed: int = 0
 
     @classmethod
-    def of(cls, model: torch.nn.Module, pairs: Sequence[LowRankPair] = ()) -> Trainables:
+    def of(cls, model: torch.nn.Module, pairs: Sequence[LowRankPair] = (), seed: int = 0) -> Trainables:
         """The parameters of ``model`` that have ``requires_grad``; UserError where none has."""
         named = tuple((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
         if not named:
             raise UserError("optimize has nothing to train; `adapt` left no parameter trainable")
-        return cls(named, model, tuple(pairs))
+        return cls(named, model, tuple(pairs), seed)
 
     def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups for a torch optimizer: matrices decay; biases, norms and other vectors do not."""

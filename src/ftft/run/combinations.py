@@ -184,6 +184,10 @@ def _check_needs(stage: Stage, where: str) -> None:
             f"{where}.optimize: {optimize.name} steps on low-rank updates, and {adapt.name} makes none; "
             f"adapt with one of {makers}"
         )
+    if "blocks" in optimize.needs and adapt.trainable == "scheduled":
+        raise UserError(
+            f"{where}.optimize: {optimize.name} and {adapt.name} both say at every step which layers learn; adapt with full"
+        )
     objective = header("objective", stage.objective["name"], where)
     if stage.dynamics is not None and stage.dynamics.mode == "online" and "records" in objective.exceptions:
         raise UserError(

@@ -213,6 +213,7 @@ class StageRun:
             objective,
             registry.build("optimize", self.stage.optimize, f"{self.where}.optimize"),
             CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger),
+            seed=self.seed,
         )
         training = self._training(folder, assembled, objective, model, prepared, rows, weights, ledger, accelerator, precision)
         preparing = time.perf_counter() - started

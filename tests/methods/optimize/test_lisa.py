@@ -93,6 +93,15 @@ def test_moments_are_fresh_where_a_block_comes_back_and_kept_where_it_stays(tiny
     assert active[3] & active[4] and active[4] - active[3], "the seed shows both"
 
 
+def test_a_gradient_from_before_moves_no_frozen_block(tiny_model):
+    model, optimizer = made(tiny_model, layers=1)
+    losses(model, 0).backward()
+    before = snapshot(model)
+    optimizer.before_step(0, 100, optimizer)
+    optimizer.step()
+    assert len([names for index, names in changed_blocks(model, before).items() if names and index is not None]) == 1
+
+
 def test_the_moments_of_frozen_blocks_can_be_kept(tiny_model):
     model, optimizer = made(tiny_model, layers=1, interval=1, keep_state=True)
     train(model, optimizer, 20)

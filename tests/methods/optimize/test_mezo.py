@@ -192,6 +192,16 @@ def test_the_global_random_numbers_are_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_is_frozen_on_the_way_is_not_moved():
+    holder = model()
+    before = state(holder)
+    optimizer = started(holder, learning_rate=0.1, weight_decay=0.1, epsilon=0.5)
+    holder.layer_weight.requires_grad_(False)
+    optimizer.step(lambda: float(holder.layer_bias.sum()))
+    assert torch.equal(holder.layer_weight, before["layer_weight"])
+    assert not torch.equal(holder.layer_bias, before["layer_bias"])
+
+
 def test_the_loss_is_measured_without_dropout():
     holder = model().train()
     optimizer = started(holder)

@@ -10,7 +10,7 @@ import torch
 from ftft.errors import UserError
 from ftft.methods.adapt.lora import LoRA
 from ftft.methods.contract import Trainables
-from ftft.methods.optimize.peft_optimizer import OPTIONS, PeftOptimizer
+from ftft.methods.optimize.peft_optimizer import OPTIONS, PeftOptimizer, _to_device
 from ftft.state.tree import load_tree, save_tree
 
 RATE = 1e-3
@@ -133,3 +133,14 @@ def test_what_is_wrong_is_refused_in_one_sentence(tiny_model, settings, sentence
 def test_a_model_without_pairs_is_refused(tiny_model):
     with pytest.raises(UserError, match="`adapt` left none; use adapt: lora"):
         PeftOptimizer().start(Trainables.of(tiny_model("bert")))
+
+
+def test_moments_kept_by_name_follow_their_parameter_to_its_device():
+    names = ["layer.lora_A.default.weight", "layer.lora_B.default.weight", "head.weight"]
+    group = {"params": [torch.nn.Parameter(torch.empty(2, 2, device="meta")) for _ in names], "names": names}
+    optimizer = torch.optim.SGD([group], lr=0.1)
+    for name in ("layer.lora", "head.weight"):
+        optimizer.state[name] = {"step": 1, "exp_avg": torch.zeros(2, 2)}
+    _to_device(optimizer)
+    assert {state["exp_avg"].device.type for state in optimizer.state.values()} == {"meta"}
+    assert optimizer.state["layer.lora"]["step"] == 1

@@ -56,7 +56,7 @@ class SAM:
                 if norm > 0:
                     with torch.no_grad():
                         for p in moved:
-                            p.add_(rho / norm * p.grad)  # type: ignore[arg-type]
+                            p.add_(rho / norm * p.grad)
                     closure()
                     with torch.no_grad():
                         for p, value in zip(moved, before):
