@@ -27,7 +27,7 @@ from ftft.engine.step import NotFinite, Observed, Step, observe, observed
 from ftft.engine.training import Outcome as Outcome
 from ftft.engine.training import Training as Training
 from ftft.errors import Interrupted, UserError
-from ftft.methods.contract import Models
+from ftft.methods.contract import Models, Stateful
 from ftft.state import rng
 
 JOURNALS_PER_CHECKPOINT, JOURNAL_SECONDS = 12, 5.0  # how often the books are written: a kill loses what comes after
@@ -276,9 +276,11 @@ class TrainingLoop:
         if stopping is not None and stopping.best_step is not None:
             self._best_of[self.step] = stopping.best_step
         states = self.processes.gather(rng.capture())
+        own = self.loss_of.state() if isinstance(self.loss_of, Stateful) else None
+        histories = self.processes.gather(own)
 
         def save() -> None:
-            trees = {"model": dict(self.unwrapped.state_dict()), "training": self._state(states)}
+            trees = {"model": dict(self.unwrapped.state_dict()), "training": self._state(states, histories)}
             folder.save(self.step, trees, self.environment)
 
         self.processes.once(save)
@@ -292,12 +294,12 @@ class TrainingLoop:
             needed = {self._best_of.get(step, step) for step in (self.checkpoints.steps() if self.checkpoints else [])}
             self.processes.once(lambda: best.save(self.step, trees, {"score": score}, keep_steps=needed))
 
-    def _state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
+    def _state(self, random_states: list[dict[str, Any]], histories: list[Any]) -> dict[str, Any]:
         t = self.training
         return {
             "step": self.step,
             "optimizer": t.optimizer.state_dict(),
-            "objective": self.loss_of.state() if hasattr(self.loss_of, "state") else None,
+            "objectives": histories,
             "rng": random_states[0],
             "rng_of_others": random_states[1:],
             "history": self.history,
@@ -325,8 +327,9 @@ class TrainingLoop:
         state = found.trees["training"]
         self.unwrapped.load_state_dict(found.trees["model"])
         t.optimizer.load_state_dict(state["optimizer"])
-        if state.get("objective") is not None and hasattr(self.loss_of, "load_state"):
-            self.loss_of.load_state(state["objective"])
+        histories = state.get("objectives", [])
+        if isinstance(self.loss_of, Stateful) and self.processes.index < len(histories):
+            self.loss_of.load_state(histories[self.processes.index])
         self.step = self.resumed_from = self._saved_step = int(state["step"])
         self.history, self.losses = list(state["history"]), [float(value) for value in state["losses"]]
         if t.dynamics is not None and state["dynamics"] is not None:

@@ -10,6 +10,7 @@ and processes.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from ftft.engine.precision import autocast
 from ftft.engine.predict import to_device
 from ftft.engine.processes import Processes
 from ftft.engine.training import Training
-from ftft.methods.contract import Loss
+from ftft.methods.contract import Loss, Stateful
 from ftft.tasks.contract import Batch
 
 Observed = tuple[np.ndarray, dict[str, np.ndarray]]  # rows, and what was recorded of them
@@ -60,12 +61,13 @@ class Step:
         self.units = processes.sum(own)
         self.loss = math.nan
         self.seen: list[Observed] = []
+        self._history: Any = None  # the objective's state before the first call
         self._random: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     def __call__(self) -> float:
         t = self.training
         is_first = math.isnan(self.loss)
-        self._same_random_numbers()
+        self._same_beginning(is_first)
         backward = torch.is_grad_enabled()
         if backward:
             t.optimizer.zero_grad(set_to_none=True)
@@ -101,10 +103,16 @@ class Step:
             part = slice(start, start + size)
             yield to_device(t.task.collate(t.data, rows[part], weights[part]), t.accelerator.device)
 
-    def _same_random_numbers(self) -> None:
-        """An ordinary optimizer calls once, and pays nothing for this."""
+    def _same_beginning(self, is_first: bool) -> None:
+        """Every call begins with the same random numbers, and with the same memory of an objective that has one (a queue).
+        An ordinary optimizer calls once, and pays nothing for this."""
         if not getattr(self.training.optimizer, "needs_closure", False):
             return
+        if isinstance(self.loss_of, Stateful):
+            if is_first:
+                self._history = copy.deepcopy(self.loss_of.state())
+            else:
+                self.loss_of.load_state(copy.deepcopy(self._history))
         if self._random is None:
             self._random = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         else:

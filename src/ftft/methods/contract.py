@@ -233,10 +233,18 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
+class Stateful(Protocol):
+    """What keeps something from one batch to the next, as a tree of tensors and plain values."""
+
+    def state(self) -> Any: ...
+
+    def load_state(self, state: Any) -> None: ...
+
+
+@runtime_checkable
 class Objective(Protocol):
-    """objective: what is minimised? ``start`` gives the function of one micro-batch. What that function keeps from one batch
-    to the next it gives as a tree of tensors and plain values by ``state()`` and takes back by ``load_state(tree)``; a
-    function without these keeps nothing."""
+    """objective: what is minimised? ``start`` gives the function of one micro-batch. A function that keeps
+    something from one batch to the next is :class:`Stateful` (each process has its own)."""
 
     def start(self, models: Models, task: Any) -> Callable[[Batch], Loss]: ...
 
