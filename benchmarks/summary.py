@@ -4,6 +4,7 @@
     python benchmarks/flop_rate.py --out results/benchmarks/flop_rate.json
     python benchmarks/recorder_overhead.py --out results/benchmarks/recorder_overhead.json
     python benchmarks/score_ten_million.py --json results/benchmarks/score_ten_million.json
+    python benchmarks/method_memory.py --out results/benchmarks/method_memory.json
     python benchmarks/summary.py
 
 Each figure stands with its target, whether it is met, and how busy the machine was.
@@ -32,6 +33,7 @@ def table(results: Path) -> str:
         ("flop_rate", _flop_rate),
         ("recorder_overhead", _recorder_overhead),
         ("score_ten_million", _scoring),
+        ("method_memory", _method_memory),
     ):
         path = results / f"{name}.json"
         if path.exists():
@@ -86,6 +88,17 @@ def _recorder_overhead(result: Mapping[str, Any]) -> Iterator[Line]:
     inside = result["loop"]["share_inside_the_recorder"]
     figure = f"{100 * inside['median']:.2f} % (at most {100 * inside['largest']:.2f} %)"
     yield "share of a step spent in the recorder's own calls, our loop", figure, "", _machine(result)
+
+
+def _method_memory(result: Mapping[str, Any]) -> Iterator[Line]:
+    """One line a method: what it takes as shares of full fine-tuning with AdamW."""
+    for row, found in result["ratio_to_full"].items():
+        if row in ("full", "inference"):
+            continue
+        kept = {"optimizer state": "optimizer_state", "saved activations": "saved_activations", "peak": "peak_over_model"}
+        figure = ", ".join(f"{name} {100 * found[key]:.1f} %" for name, key in kept.items())
+        told = f" (peak {result['mezo_peak_over_inference']:.2f}x that of a forward pass)" if row == "mezo" else ""
+        yield f"memory of {row}, as shares of full fine-tuning's", f"{figure}{told}", "", _machine(result)
 
 
 def _scoring(figures: list[Mapping[str, Any]]) -> Iterator[Line]:
