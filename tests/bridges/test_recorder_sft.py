@@ -179,7 +179,7 @@ def test_sequence_statistics_skip_sequences_without_targets_and_slice_large_voca
     labels[1] = -100
     labels[2, :3] = -100
     whole = observe_outputs({"logits": logits}, labels, size=3, shifts=True)
-    monkeypatch.setattr("ftft.bridges.outputs.ELEMENTS_AT_ONCE", 14)
+    monkeypatch.setattr("ftft.tasks.sequences.ELEMENTS_AT_ONCE", 14)
     sliced = observe_outputs({"logits": logits}, labels, size=3, shifts=True)
     assert whole.counted.tolist() == [True, False, True]
     for row in (0, 2):

@@ -1,11 +1,6 @@
 """What the dynamics keep of a model's outputs: the logits of a classifier, or four numbers per sequence.
 
-For a sequence with target tokens t in T (label not -100), next-token distribution p_t and label y_t:
-
-    mean_log_probability  m = mean_t log p_t(y_t)
-    probability           exp(m), the geometric mean of the token probabilities
-    token_accuracy        mean_t [argmax p_t = y_t]
-    entropy               mean_t -sum_v p_t(v) log p_t(v)   (nats)
+The numbers of a sequence are those of :mod:`ftft.tasks.sequences`.
 """
 
 from __future__ import annotations
@@ -17,11 +12,8 @@ from typing import Any
 import torch
 
 from ftft.errors import UserError
-
-STATISTICS = ("mean_log_probability", "probability", "token_accuracy", "entropy")
-IGNORED = -100
-# Tokens x vocabulary that are held in float32 at a time while the statistics are computed.
-ELEMENTS_AT_ONCE = 1 << 24
+from ftft.tasks.sequences import STATISTICS as STATISTICS
+from ftft.tasks.sequences import means, statistics_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,8 @@ def _fused(outputs: Any) -> Observation:
             "the trainer's fused head gives no entropy or token accuracy, so nothing can be recorded; use trl 1.16 or newer"
         )
     sums = [values.detach().to(torch.float32).sum(dim=1) for values in per_token]
-    return _means(sums[0], sums[1], sums[2], mask.sum(dim=1))
+    tokens = mask.sum(dim=1)
+    return Observation(means(sums[0], sums[1], sums[2], tokens), None, tokens > 0)
 
 
 def sequence_statistics(logits: torch.Tensor, labels: torch.Tensor, *, shifts: bool) -> Observation:
@@ -111,28 +104,8 @@ def sequence_statistics(logits: torch.Tensor, labels: torch.Tensor, *, shifts: b
         raise UserError(
             f"the logits cover {logits.shape[1]} of {labels.shape[1]} positions, so the sequences cannot be recorded"
         )
-    logits, size = logits[:, logits.shape[1] - labels.shape[1] :], logits.shape[0]
+    logits = logits[:, logits.shape[1] - labels.shape[1] :]
     if shifts:
         logits, labels = logits[:, :-1], labels[:, 1:]
-    where = (labels != IGNORED).nonzero()  # [T, 2]: example, position
-    sums = logits.new_zeros((3, size), dtype=torch.float64)
-    for part in where.split(max(1, ELEMENTS_AT_ONCE // logits.shape[2])):
-        example, position = part.unbind(1)
-        log_p = logits[example, position].to(torch.float32).log_softmax(dim=1)
-        target = labels[example, position][:, None]
-        entropy = torch.special.entr(log_p.exp()).sum(dim=1)
-        per_token = torch.stack([log_p.gather(1, target)[:, 0], (log_p.argmax(dim=1) == target[:, 0]).float(), entropy])
-        sums.index_add_(1, example, per_token.to(torch.float64))
-    return _means(sums[0], sums[1], sums[2], torch.bincount(where[:, 0], minlength=size))
-
-
-def _means(log_probability: torch.Tensor, correct: torch.Tensor, entropy: torch.Tensor, tokens: torch.Tensor) -> Observation:
-    divisor = tokens.clamp(min=1)
-    mean = (log_probability / divisor).to(torch.float32)
-    values = {
-        "mean_log_probability": mean,
-        "probability": mean.exp(),
-        "token_accuracy": (correct / divisor).to(torch.float32),
-        "entropy": (entropy / divisor).to(torch.float32),
-    }
+    values, tokens = statistics_of(logits, labels)
     return Observation(values, None, tokens > 0)

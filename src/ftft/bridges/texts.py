@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ftft.bridges.outputs import IGNORED
 from ftft.data.examples import Examples
 from ftft.errors import UserError
+from ftft.tasks.sequences import IGNORED
 
 CHUNK = 4096  # texts given to the tokenizer at once: bounds the memory its Python lists take
 

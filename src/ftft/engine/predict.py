@@ -23,6 +23,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         labels=batch.labels.to(device, non_blocking=True),
         weights=batch.weights.to(device, non_blocking=True),
         inputs={name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()},
+        extra={name: value.to(device, non_blocking=True) for name, value in batch.extra.items()},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 @dataclass
 class Batch:
     """One micro-batch: ``ids`` (B strings), ``rows`` (int64 [B], positions in the training examples), ``labels``
-    (int64 [B]), ``weights`` (float32 [B]) and the model's ``inputs`` (``input_ids`` int64 [B, L], ...)."""
+    (int64 [B]), ``weights`` (float32 [B]), the model's ``inputs`` (``input_ids`` int64 [B, L], ...), and ``extra``, tensors
+    that the task keeps for itself (the targets of every token)."""
 
     ids: Sequence[str]
     rows: torch.Tensor
     labels: torch.Tensor
     weights: torch.Tensor
     inputs: dict[str, torch.Tensor]
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -35,6 +35,7 @@ class TextClassification:
     max_length: int = setting(128, "tokens, special ones included; of longer pairs the longer text is cut first", ge=1)
 
     name: ClassVar[str] = "text_classification"
+    offers: ClassVar[tuple[str, ...]] = ("recipes",)
 
     def prepare(self, examples: Examples, processor: Any) -> Prepared:
         """Tokenise every example with the model's tokenizer, cutting to ``max_length`` tokens.

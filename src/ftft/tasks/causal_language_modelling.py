@@ -1,0 +1,159 @@
+"""Causal language modelling: go on from a prompt as the completion does.
+
+A row is a ``prompt`` and a ``completion``, or a ``text`` without a prompt. Both parts are tokenised on their own and joined, so
+that no token lies across the seam and the mask of the completion is exact; the completion ends with the end-of-text token. Of
+the L - 1 predictions of a row those count whose target belongs to the completion. Too long a row loses the beginning of its
+prompt, then the end of its completion. Rows stand side by side, padded on the right; nothing is packed.
+
+    loss of a row = mean over its target tokens t of -log p(y_t | y_<t),   units = its number of target tokens
+
+so that a step's loss is the mean over all its target tokens, however they fall on rows and micro-batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from ftft.errors import UserError
+from ftft.settings import setting
+from ftft.tasks.contract import Batch, Prepared, UnitLogits
+from ftft.tasks.sequences import IGNORED, statistics_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from ftft.data.examples import Examples
+
+CHUNK = 4096  # texts given to the tokenizer at once: bounds the memory its Python lists take
+MULTIPLE = 8  # batch widths, for the matrix units; also few distinct shapes to count the FLOPs of
+
+
+@dataclass(frozen=True)
+class CausalLanguageModelling:
+    """Continue a text, or answer a prompt (``prompt``, ``completion``)."""
+
+    max_length: int = setting(512, "tokens of prompt and completion; a longer prompt loses its beginning", ge=2)
+    add_end: bool = setting(True, "the completion ends with the tokenizer's end-of-text token")
+
+    name: ClassVar[str] = "causal_language_modelling"
+    offers: ClassVar[tuple[str, ...]] = ()
+
+    def prepare(self, examples: Examples, processor: Any) -> Prepared:
+        """Tokenise every row. UserError where the tokenizer has no end-of-text token, or a row has no target token."""
+        end = processor.eos_token_id
+        if self.add_end and end is None:
+            raise UserError(
+                "task.add_end: the tokenizer has no end-of-text token; set add_end to false, or use a tokenizer that has one"
+            )
+        prompts = examples.inputs.get("prompt")
+        completions = examples.inputs["completion" if prompts is not None else "text"]
+        tokens, starts = [], []
+        for start in range(0, len(examples), CHUNK):
+            answers = _tokenise(processor, completions.slice(start, CHUNK).to_pylist())
+            before = [[] for _ in answers] if prompts is None else _tokenise(processor, prompts.slice(start, CHUNK).to_pylist())
+            for prompt, answer in zip(before, answers):
+                row, first = self._join(prompt, [*answer, end] if self.add_end else answer)
+                tokens.append(row)
+                starts.append(first)
+        lengths = np.fromiter(map(len, tokens), dtype=np.int32, count=len(tokens))
+        first_target = np.maximum(np.array(starts, dtype=np.int32), 1)  # the first token of all has nothing to be told from
+        empty = np.flatnonzero(first_target >= lengths)
+        if len(empty):
+            raise UserError(
+                f"example {examples.ids[int(empty[0])].as_py()} has no token to predict; leave it out, or give it a completion"
+            )
+        flat = np.concatenate([np.asarray(row, dtype=np.int32) for row in tokens]) if tokens else np.zeros(0, dtype=np.int32)
+        storage = {
+            "input_ids": flat,
+            "offsets": np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)]),
+            "first_target": first_target,
+            "pad_token_id": int(processor.pad_token_id if processor.pad_token_id is not None else end),
+        }
+        return Prepared(examples=examples, lengths=lengths, storage=storage)
+
+    def _join(self, prompt: list[int], answer: list[int]) -> tuple[list[int], int]:
+        """The row's tokens, at most ``max_length``, and where its completion begins. At least one token of a prompt stays."""
+        if len(prompt) + len(answer) > self.max_length:
+            left = max(1, self.max_length - len(answer)) if prompt else 0
+            prompt = prompt[len(prompt) - min(left, len(prompt)) :]
+            answer = answer[: self.max_length - len(prompt)]
+        return prompt + answer, len(prompt)
+
+    def collate(self, prepared: Prepared, rows: np.ndarray, weights: np.ndarray | None = None) -> Batch:
+        """The batch of the examples at ``rows`` (int64 [B]): inputs int64 [B, L], ``extra["targets"]`` int64 [B, L - 1], what
+        each position is to predict (-100: nothing)."""
+        import torch
+
+        rows = np.asarray(rows, dtype=np.int64)
+        storage, lengths = prepared.storage, prepared.lengths[rows]
+        longest = int(lengths.max())
+        width = max(longest, min(-(-longest // MULTIPLE) * MULTIPLE, self.max_length))
+        places = np.arange(width)
+        mask = places < lengths[:, None]
+        tokens = np.full(mask.shape, storage["pad_token_id"], dtype=np.int64)
+        tokens[mask] = storage["input_ids"][(storage["offsets"][rows][:, None] + places)[mask]]
+        counts = mask & (places >= storage["first_target"][rows][:, None])
+        targets = np.where(counts, tokens, IGNORED)[:, 1:]
+        examples = prepared.examples
+        return Batch(
+            ids=examples.ids.take(pa.array(rows)).to_pylist(),
+            rows=torch.from_numpy(rows.copy()),
+            labels=torch.from_numpy(np.asarray(examples.labels[rows], dtype=np.int64)),
+            weights=torch.ones(len(rows)) if weights is None else torch.from_numpy(np.array(weights, dtype=np.float32)),
+            inputs={"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask.astype(np.int64))},
+            extra={"targets": torch.from_numpy(np.ascontiguousarray(targets))},
+        )
+
+    def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Logits [B, L - 1, V], position by position those that predict ``targets``: float64 from a float64 model, else in the
+        model's own precision (a copy in float32 of a large vocabulary would cost more than the model)."""
+        return model(**batch.inputs, use_cache=False).logits[:, :-1]
+
+    def per_example_loss(self, outputs: torch.Tensor, batch: Batch, *, label_smoothing: float = 0.0) -> torch.Tensor:
+        """Mean over the row's target tokens of the cross-entropy in nats, float32 (float64 if the model is) [B]."""
+        import torch
+
+        units = self.unit_logits(outputs, batch)
+        losses = torch.nn.functional.cross_entropy(
+            _wide(units.logits), units.targets, reduction="none", label_smoothing=label_smoothing
+        )
+        total = losses.new_zeros(len(batch)).index_add(0, units.example, losses)
+        return total / self.units(batch).to(total.dtype).clamp(min=1)
+
+    def units(self, batch: Batch) -> torch.Tensor:
+        """Target tokens of every row, float32 [B]."""
+        import torch
+
+        return (batch.extra["targets"] != IGNORED).sum(dim=1).to(torch.float32)
+
+    def unit_logits(self, outputs: torch.Tensor, batch: Batch) -> UnitLogits:
+        """Every target token is a unit: logits [U, V]."""
+        targets = batch.extra["targets"]
+        where = targets != IGNORED
+        return UnitLogits(_wide(outputs[where]), targets[where], where.nonzero()[:, 0])
+
+    def record(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """The statistics of every sequence (:mod:`ftft.tasks.sequences`), each float32 [B]."""
+        import torch
+
+        with torch.no_grad():
+            values, _ = statistics_of(outputs.detach(), batch.extra["targets"])
+        return {name: value.cpu() for name, value in values.items()}
+
+    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Not defined for sequences: a classifier's predictions are one row of classes per example."""
+        raise UserError("causal_language_modelling gives no class probabilities; it is measured by its statistics per sequence")
+
+
+def _tokenise(processor: Any, texts: list[str]) -> list[list[int]]:
+    return processor(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return logits if logits.dtype == torch.float64 else logits.float()

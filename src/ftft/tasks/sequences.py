@@ -1,0 +1,65 @@
+"""What a language model says of whole sequences, from its next-token logits.
+
+For a sequence with target tokens t in T (label not -100), next-token distribution p_t and label y_t:
+
+    mean_log_probability  m = mean_t log p_t(y_t)
+    probability           exp(m), the geometric mean of the token probabilities
+    token_accuracy        mean_t [argmax p_t = y_t]
+    entropy               mean_t -sum_v p_t(v) log p_t(v)   (nats)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+STATISTICS = ("mean_log_probability", "probability", "token_accuracy", "entropy")
+IGNORED = -100
+# Tokens x vocabulary that are held in float32 at a time while the statistics are computed.
+ELEMENTS_AT_ONCE = 1 << 24
+
+
+def statistics_of(logits: torch.Tensor, labels: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The statistics, each float32 [B], and the number of target tokens int64 [B], from logits [B, L, V] and the labels int
+    [B, L] that they predict, position by position (-100: no target). In float32, a slice of tokens at a time."""
+    where = (labels != IGNORED).nonzero()  # [T, 2]: example, position
+    sums = logits.new_zeros((3, len(logits)), dtype=_double(logits))
+    for part in where.split(max(1, ELEMENTS_AT_ONCE // logits.shape[2])):
+        example, position = part.unbind(1)
+        sums.index_add_(1, example, _per_token(logits[example, position], labels[example, position]).to(sums.dtype))
+    tokens = where[:, 0].bincount(minlength=len(logits))
+    return means(sums[0], sums[1], sums[2], tokens), tokens
+
+
+def means(
+    log_probability: torch.Tensor, correct: torch.Tensor, entropy: torch.Tensor, tokens: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The statistics from the sums [B] over each sequence's ``tokens`` [B]."""
+    import torch
+
+    divisor = tokens.clamp(min=1)
+    mean = (log_probability / divisor).to(torch.float32)
+    return {
+        "mean_log_probability": mean,
+        "probability": mean.exp(),
+        "token_accuracy": (correct / divisor).to(torch.float32),
+        "entropy": (entropy / divisor).to(torch.float32),
+    }
+
+
+def _per_token(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Log-probability of the target, whether it is the likeliest, and entropy: [3, T]."""
+    import torch
+
+    log_p = logits.to(torch.float32).log_softmax(dim=1)
+    entropy = torch.special.entr(log_p.exp()).sum(dim=1)
+    chosen = target[:, None]
+    return torch.stack([log_p.gather(1, chosen)[:, 0], (log_p.argmax(dim=1) == chosen[:, 0]).float(), entropy])
+
+
+def _double(like: torch.Tensor) -> torch.dtype:
+    import torch
+
+    return torch.float32 if like.device.type == "mps" else torch.float64
