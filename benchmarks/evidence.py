@@ -1,6 +1,6 @@
-"""The evidence: docs/evidence.md from the tables of the committed comparisons.
+"""The evidence: docs/evidence.md, and the README's summary of it, from the tables of the committed comparisons.
 
-    python benchmarks/evidence.py          # results/*/table.json -> docs/evidence.md
+    python benchmarks/evidence.py          # results/*/table.json -> docs/evidence.md, README.md
 
 Every figure comes from a table that `ftft compare` wrote; nothing is typed by hand.
 """
@@ -11,7 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ftft.report import comparison_tables
+from ftft.report.comparison_figures import label
+from ftft.report.comparison_figures import tasks as tasks_of
 from ftft.report.comparison_markdown import comparison_markdown
+from ftft.report.comparison_remarks import notes, remarks
+from ftft.report.markdown import markdown_table, paragraph
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Evidence
@@ -20,6 +25,9 @@ Made by `python benchmarks/evidence.py` from the tables under [results](../resul
 are in [recipes/suites](../recipes/suites) and the protocol in [comparison.md](comparison.md). A result that goes against a
 method stands here like any other.
 """
+
+
+BEGIN, END = "<!-- comparisons: begin -->", "<!-- comparisons: end -->"
 
 
 def tables(results: Path) -> list[dict[str, Any]]:
@@ -34,16 +42,40 @@ def evidence(results: Path) -> str:
     return "\n".join([HEAD, *(parts or ["No comparison has been run yet.\n"])])
 
 
+def summary(results: Path) -> str:
+    """The README's part: of every suite one table a task, and in words what to beware of in it."""
+    blocks = []
+    for table in tables(results):
+        said = f", {label(table)}" if label(table) else ""
+        blocks.append(f"Suite [{table['name']}](results/{table['name']}/table.md) ({table['kind']}{said}):")
+        blocks += [paragraph(note) for note in notes(table) if note.startswith("Unfinished")]
+        for task in tasks_of(table):
+            grid = comparison_tables.summary(table, task)
+            blocks.append(markdown_table(grid.heads, grid.rows, figures=True))
+            blocks += ["\n".join(f"- {paragraph(line)}" for line in remarks(table, task))]
+        contrasts = comparison_tables.contrasts(table)
+        if not contrasts.empty:
+            blocks.append(markdown_table(contrasts.heads, contrasts.rows, figures=True))
+    return "\n\n".join(block for block in blocks if block) or "No comparison has been run yet."
+
+
+def in_readme(text: str, results: Path) -> str:
+    """The README with its summary made anew."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{summary(results)}\n{END}{rest.split(END)[1]}"
+
+
 def _deeper(page: str) -> str:
     """A page as a section: every heading one level down."""
     return "\n".join(f"#{line}" if line.startswith("#") else line for line in page.splitlines()) + "\n"
 
 
 def main() -> None:
-    """Write docs/evidence.md."""
-    path = ROOT / "docs" / "evidence.md"
-    path.write_text(evidence(ROOT / "results"), encoding="utf-8")
-    print(path.relative_to(ROOT))
+    """Write docs/evidence.md and the README's summary."""
+    page, readme = ROOT / "docs" / "evidence.md", ROOT / "README.md"
+    page.write_text(evidence(ROOT / "results"), encoding="utf-8")
+    readme.write_text(in_readme(readme.read_text(encoding="utf-8"), ROOT / "results"), encoding="utf-8")
+    print(page.relative_to(ROOT), readme.relative_to(ROOT))
 
 
 if __name__ == "__main__":

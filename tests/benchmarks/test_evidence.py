@@ -21,6 +21,11 @@ def test_the_page_is_what_the_committed_tables_say(evidence: ModuleType) -> None
     assert (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8") == evidence.evidence(ROOT / "results")
 
 
+def test_the_readme_holds_the_summary_of_the_committed_tables(evidence: ModuleType) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert evidence.in_readme(text, ROOT / "results") == text
+
+
 def test_every_finished_suite_has_a_section_under_one_title(evidence: ModuleType, tmp_path: Path) -> None:
     for name, finished in (("one", 3), ("two", 1), ("nothing", 0)):
         (tmp_path / name).mkdir()
