@@ -99,10 +99,10 @@ def _raw(suite: Suite, task: str, row: str) -> dict[str, Any]:
     if MAIN not in raw["stages"]:
         raise UserError(f"{settings.recipe} has no stage {MAIN}; a comparison's rows change the stage of that name")
     raw = copy.deepcopy(raw)
-    raw["stages"][MAIN] = raw["stages"].pop(MAIN)  # the last, so that it may use any other
     for changes in (settings.change, *(suite.rows[one].change for one in _chain(suite, row))):
         for key, value in changes.items():
             apply_change(raw, key, copy.deepcopy(value))
+    raw["stages"][MAIN] = raw["stages"].pop(MAIN)  # the last, so that it may use any other, those of the row too
     return raw
 
 

@@ -305,7 +305,7 @@ class StageRun:
             raise UserError(f"{self.where} needs a validation set to stop or to keep the best checkpoint, and there is none")
         prepared = {name: self.task.prepare(one.examples, model.tokenizer) for name, one in sets.items()}
         settings = self.stage.stop or StopSettings(patience=ENDLESS)
-        return SteeringSets(self.task, sets, prepared, settings, training.precision, training.flops, training.ledger)
+        return SteeringSets(self.task, sets, prepared, settings, training.precision, training.flops, lambda: training.ledger)
 
     def _finish(
         self,

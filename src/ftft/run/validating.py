@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,8 @@ Scores = dict[str, dict[str, float]]  # validation set -> metric -> value
 
 @dataclass
 class SteeringSets:
-    """``sets`` and their ``prepared`` examples, by name. What is predicted is counted in ``flops`` and ``ledger``."""
+    """``sets`` and their ``prepared`` examples, by name. What is predicted is counted in ``flops`` and in the ledger that
+    ``books`` gives: a training that resumes takes up another one."""
 
     task: Task
     sets: Mapping[str, EvaluationSet]
@@ -38,7 +39,7 @@ class SteeringSets:
     settings: StopSettings
     precision: Precision
     flops: FlopCounter
-    ledger: Ledger
+    books: Callable[[], Ledger]
 
     def scores(self, model: torch.nn.Module, processes: Processes = ALONE) -> Scores:
         """Every metric of the model on every set. The time and the operations are the caller's to charge."""
@@ -46,7 +47,7 @@ class SteeringSets:
         for name, one in self.sets.items():
             data = self.prepared[name]
             probabilities = predict(model, self.task, data, precision=self.precision, flops=self.flops, processes=processes)
-            self.ledger.add("evaluation", examples=len(data), tokens=int(data.lengths.sum()))
+            self.books().add("evaluation", examples=len(data), tokens=int(data.lengths.sum()))
             found[name] = steering_scores(one, probabilities)
         return found
 
@@ -80,7 +81,7 @@ class WeightsOnValidation:
         ]
         for index in generator.permutation(len(parts)):
             data, rows = parts[index]
-            self.steering.ledger.add("evaluation", examples=len(rows), tokens=int(data.lengths[rows].sum()))
+            self.steering.books().add("evaluation", examples=len(rows), tokens=int(data.lengths[rows].sum()))
             yield to_device(self.steering.task.collate(data, rows), next(self.model.parameters()).device)
 
     def outputs(self, state: Mapping[str, torch.Tensor], batch: Batch) -> Any:
@@ -98,7 +99,7 @@ class WeightsOnValidation:
         started, before = time.perf_counter(), self.steering.flops.spent
         yield
         spent = times * (self.steering.flops.spent - before)
-        self.steering.ledger.add("evaluation", flops=spent, seconds=time.perf_counter() - started)
+        self.steering.books().add("evaluation", flops=spent, seconds=time.perf_counter() - started)
 
 
 class _With(torch.nn.Module):
