@@ -249,6 +249,8 @@ class FolderLock:
     the user, and entering goes on when the other process has finished or died.
     """
 
+    FILE = ".lock"
+
     def __init__(self, folder: Path | str, *, wait: Callable[[str], None] | None = None) -> None:
         self.folder = Path(folder)
         self._wait = wait
@@ -257,7 +259,7 @@ class FolderLock:
     def __enter__(self) -> FolderLock:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._stream = open(self.folder / ".lock", "a+")
+            self._stream = open(self.folder / self.FILE, "a+")
             try:
                 self._acquire()
             except BaseException:

@@ -91,9 +91,12 @@ def _dump_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _dump_text)
 
 
-def check_files(recipe: Recipe) -> None:
-    """Refuse the first data file, model folder or dynamics file that does not exist, with the nearest one that does."""
+def check_files(recipe: Recipe, *, stages: bool = True) -> None:
+    """Refuse the first data file, model folder or dynamics file that does not exist, with the nearest one that does; without
+    ``stages`` data files only."""
     for where, path, folder in named_paths(recipe):
+        if where.startswith("stages.") and not stages:
+            continue
         found = expand(path, where)
         if not found.exists():
             places = "" if found.is_absolute() else " beside the recipe or in the current folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,9 +94,14 @@ def run_recipe(
     """
     processes = join_processes()
     folder = run_folder(recipe)
+    is_new = not folder.exists()
     with processes.holding(FolderLock(folder)):
         try:
             _run_in(folder, recipe, notify, keep, processes)
+        except UserError:
+            if is_new and processes.is_first and [entry.name for entry in folder.iterdir()] == [FolderLock.FILE]:
+                shutil.rmtree(folder)  # refused before anything was done: as if it had not been called
+            raise
         except OSError as error:
             # What we write says so itself; this is for a full disk met inside a library (a cache, a temporary file).
             if error.errno not in FULL:
@@ -106,21 +112,28 @@ def run_recipe(
 
 def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[FinishedRun], None], processes: Processes) -> None:
     log: list[EventLog] = []
+    told: list[dict[str, Any]] = []  # before the run had begun
 
     def begin() -> None:
         for place in (folder, *(folder / "stages" / name for name in recipe.stages)):
             remove_killed_writes(place)
         write_text(folder / "recipe.yaml", recipe_to_yaml(recipe))
         log.append(EventLog(folder / "events.jsonl"))
+        for event in told:
+            note(event)
+        write_groups(folder / "groups.parquet", data.train)
 
-    started = time.perf_counter()
-    processes.once(begin)
+    def note(event: dict[str, Any]) -> None:
+        if event["event"] != "step":
+            log[0].write(event["event"], {key: value for key, value in event.items() if key != "event"})
 
     def tell(event: dict[str, Any]) -> None:
         if not processes.is_first:
             return
-        if event["event"] != "step":
-            log[0].write(event["event"], {key: value for key, value in event.items() if key != "event"})
+        if log:
+            note(event)
+        else:
+            told.append(event)
         notify(event)
 
     warnings: list[str] = []
@@ -129,11 +142,12 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
         warnings.append(sentence)
         tell({"event": "warning", "text": sentence})
 
+    started = time.perf_counter()
     tell({"event": "start", "recipe": recipe.name})
     data = load_data(recipe.data, progress=lambda text: tell({"event": "data", "text": text}))
     plan_selections(recipe, data.train)  # refuses a selection that cannot work before an earlier stage is trained
-    processes.once(lambda: write_groups(folder / "groups.parquet", data.train))
     seen = sets_seen(recipe)
+    processes.once(begin)
     for sentence in [*data.warnings, *said_of(seen)]:
         warn(sentence)
     run = _Run(recipe, data, seen, folder, tell, warn, processes)
