@@ -39,6 +39,7 @@ class CorDA:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
+    library: ClassVar[str] = "peft (the LoRA layers)"
 
     mode: Literal["ipm", "kpm"] = setting("ipm", "train the components that matter most (ipm) or least (kpm)")
     rank: int = setting(8, "rank r of the update; the paper's is 128", ge=1)

@@ -40,6 +40,7 @@ class EVA:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Paischer et al. 2024, arXiv 2410.07170"
+    library: ClassVar[str] = "peft"
     example: ClassVar[dict[str, int]] = {"rank": 4}
 
     rank: int = setting(16, "mean rank r; layers must have at least 2 rho r inputs", origin="the authors' scripts", ge=1)

@@ -41,6 +41,7 @@ class LoRAGA:
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Wang, Yu and Li 2024, arXiv 2407.05000"
+    library: ClassVar[str] = "peft (the LoRA layers)"
 
     rank: int = setting(8, "rank r of the update", origin="the authors' reproduction", ge=1)
     alpha: float = setting(16.0, "the update's scale is alpha / sqrt(r)", origin="twice the rank, as commonly used", gt=0)

@@ -48,7 +48,8 @@ class PeftOptimizer:
     needs: ClassVar[tuple[str, ...]] = ("pairs",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
-    paper: ClassVar[str] = "the library peft; Hayou, Ghosh and Yu 2024, arXiv 2402.12354 (LoRA+)"
+    paper: ClassVar[str] = "Hayou, Ghosh and Yu 2024, arXiv 2402.12354 (LoRA+)"
+    library: ClassVar[str] = "peft"
 
     def start(self, trainables: Trainables) -> torch.optim.Optimizer:
         """peft's optimizer over its model; UserError for an unknown name or option, and for a model that is not peft's LoRA."""

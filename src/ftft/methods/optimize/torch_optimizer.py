@@ -41,7 +41,7 @@ class TorchOptimizer:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
-    paper: ClassVar[str] = "the library torch"
+    library: ClassVar[str] = "torch"
 
     def start(self, trainables: Trainables) -> torch.optim.Optimizer:
         """The optimizer over the trainable parameters.
