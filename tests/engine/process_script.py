@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,19 +20,22 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from ftft.data.examples import Examples
 from ftft.dynamics.buffer import DynamicsBuffer
+from ftft.engine.assembly import assemble
 from ftft.engine.batches import BatchSchedule
+from ftft.engine.calibrating import CountedCalibration
+from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Training, TrainingLoop
 from ftft.engine.predict import predict
 from ftft.engine.processes import Processes, processes_of
 from ftft.engine.settings import StopSettings, TrainSettings
 from ftft.engine.stopping import EarlyStopping
 from ftft.errors import Interrupted, UserError
-from ftft.methods.contract import Models
-from ftft.methods.objective.cross_entropy import CrossEntropy
+from ftft.methods import registry
 from ftft.tasks.contract import Prepared
 from ftft.tasks.text_classification import TextClassification
 
 N, CLASSES, BATCH = 37, 3, 7
+ADAMW = {"name": "adamw", "learning_rate": 1e-2, "epsilon": 1e-3}
 STEPS = 14  # two epochs and two steps
 
 
@@ -85,20 +89,33 @@ class Run:
         seconds: float = 60.0,
         signal_at: tuple[int, int] | None = None,
         scores: list[float] | None = None,
+        methods: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.told = folder, []
         self.warnings: list[str] = []
         self.accelerator = Accelerator(cpu=True)
         processes = processes_of(self.accelerator)
         prepared, network = data(one_length=one_length), model(dropout, dtype)
+        task = TextClassification(max_length=24)
+        given = methods or {}
+        objective = registry.build("objective", given.get("objective", "cross_entropy"), "objective")
+        calibration = CountedCalibration(task, prepared, np.arange(N), 0, Ledger())
+        assembled = assemble(
+            network,
+            registry.build("adapt", given.get("adapt", "full"), "adapt"),
+            objective,
+            registry.build("optimize", given.get("optimize", ADAMW), "optimize"),
+            calibration,
+        )
         torch.manual_seed(processes.seed(11))
         self.training = Training(
-            models=Models(network),
-            task=TextClassification(max_length=24),
+            models=assembled.models,
+            task=task,
             data=prepared,
             schedule=BatchSchedule(np.arange(N), prepared.lengths, batch_size, steps, seed=0),
-            objective=CrossEntropy(),
-            optimizer=torch.optim.AdamW(network.parameters(), lr=1e-2, eps=1e-3),
+            objective=objective,
+            optimizer=assembled.optimizer,
+            before_step=assembled.before_step,
             settings=TrainSettings(
                 batch_size=batch_size, micro_batch_size=micro, evaluate_every=3, clip=0.5, checkpoint_seconds=seconds
             ),
@@ -164,8 +181,22 @@ class Run:
         save_file(self.tensors, folder / f"{name}-{index}.safetensors")
 
 
+METHODS = {
+    "lora": {"adapt": "lora"},
+    "lift": {"adapt": {"name": "lift", "interval": 4, "filter_rank": 4}},
+    "s2ft": {"adapt": "s2ft"},
+    "probe_then_full": {"adapt": "probe_then_full"},
+    "asft": {"objective": "asft"},
+    "l2_sp": {"objective": "l2_sp"},
+    "mezo": {"optimize": {"name": "mezo", "learning_rate": 0.1}},
+    "sam": {"optimize": {"name": "sam", "learning_rate": 1e-2, "epsilon": 1e-3}},
+    "lisa": {"optimize": {"name": "lisa", "layers": 1, "interval": 3, "learning_rate": 1e-2, "epsilon": 1e-3}},
+    "lora_pro": {"adapt": "lora", "optimize": {"name": "lora_pro", "learning_rate": 1e-3, "epsilon": 1e-3}},
+}
+
 # name -> settings; each is run in one process too, in the same folder layout, and compared
-SAME_AS_ONE = {
+SAME_AS_ONE: dict[str, dict[str, Any]] = {
+    **{name: {"methods": methods} for name, methods in METHODS.items()},
     "plain": {},
     "one_length": {"one_length": True},
     "accumulated": {"micro": 2},

@@ -25,6 +25,8 @@ from ftft.errors import Interrupted, UserError
 
 SCRIPT = Path(__file__).with_name("process_script.py")
 pytestmark = pytest.mark.processes
+# Those of process_script.py: what looks at the step, the weights or the loss must do the same in every process.
+METHODS = ["lora", "lift", "s2ft", "probe_then_full", "asft", "l2_sp", "mezo", "sam", "lisa", "lora_pro"]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,7 @@ def counts(ledger: dict, phase: str) -> tuple[int, ...]:
         ("fp32", 1e-6),
         ("epoch_end", 1e-10),
         ("batch_of_one", 1e-10),
+        *((method, 1e-9) for method in METHODS),
     ],
 )
 def test_losses_weights_and_dynamics_are_those_of_one_process(name, tolerance, folder, alone):
@@ -96,7 +99,7 @@ def test_losses_weights_and_dynamics_are_those_of_one_process(name, tolerance, f
             else:
                 assert float((tensor[key].double() - value.double()).abs().max()) <= tolerance, key
         assert [entry["step"] for entry in result["history"]] == [entry["step"] for entry in expected["history"]]
-    assert max(abs(loss - results[0]["losses"][0]) for loss in results[0]["losses"]) > 1e-3, "nothing was learned"
+    assert max(abs(loss - results[0]["losses"][0]) for loss in results[0]["losses"]) > 1e-4, "nothing was learned"
     assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0]), "the processes hold different things"
 
 
