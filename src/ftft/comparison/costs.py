@@ -74,4 +74,4 @@ def _over_seeds(values: list[float], level: float) -> dict[str, float | None]:
     if len(values) == 1:
         return {"value": values[0], "low": None, "high": None}
     found = crossed(np.array(values), np.empty((0, len(values))), level=level)
-    return {"value": found.value, "low": found.low, "high": found.high}
+    return {"value": found.value, "low": max(0.0, found.low), "high": found.high}  # no cost is below nothing
