@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ftft.data import loading
+from ftft.data import inputs
+from ftft.data.inputs import TaskInputs
 from ftft.data.loading import load_data
 from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
 from ftft.errors import UserError
@@ -115,12 +116,14 @@ def test_group_and_cluster_columns_become_strings(tmp_path: Path, dev: Evaluatio
 def test_pairs_take_the_tasks_input_names(tmp_path: Path) -> None:
     content = [{"a": f"p{i}", "b": f"h{i}", "label": i % 2} for i in range(60)]
     settings = DataSettings(train=DataFile(path=jsonl(tmp_path / "a.jsonl", content)), columns=Columns(text=["a", "b"]))
-    loaded = load_data(settings, input_names=("premise", "hypothesis"))
+    pair = TaskInputs(({"premise": "text", "hypothesis": "text"},))
+    loaded = load_data(settings, inputs=pair)
     assert list(loaded.train.inputs) == ["premise", "hypothesis"]
-    assert "columns.text names 2 columns; this task takes 1 to 1" in refused(settings, input_names=("text",))
+    one = TaskInputs(({"text": "text"},))
+    assert "columns.text names 2 columns; this task takes text" in refused(settings, inputs=one)
     single = EvaluationFile(path=jsonl(tmp_path / "c.jsonl", content[:4]), columns=Columns(text=["a"]))
     settings = DataSettings(train=settings.train, columns=settings.columns, evaluation={"single": single})
-    assert "data.evaluation.single has 1 text column where training has 2" in refused(settings)
+    assert "data.evaluation.single gives text where training gives text and text_pair" in refused(settings)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_bad_rows_are_refused(
 
 
 def test_absurd_length_is_refused_with_the_id(tmp_path: Path, dev: EvaluationFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "MAX_CHARACTERS", 30)
+    monkeypatch.setattr(inputs, "MAX_CHARACTERS", 30)
     fits = [{"text": "é" * 30, "label": "no", "id": "a"}, {"text": "x", "label": "yes", "id": "b"}]
     file = DataFile(path=jsonl(tmp_path / "fits.jsonl", fits), columns=Columns(id="id"))
     assert len(load_data(DataSettings(train=file, evaluation={"dev": dev})).train) == 2

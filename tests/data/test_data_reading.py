@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from ftft.data import reading, records, streams
 from ftft.data.reading import LINE, place, read_table
-from ftft.data.settings import Columns, DataFile
+from ftft.data.settings import DataFile
 from ftft.errors import UserError
 
 ROWS = [
@@ -23,7 +23,7 @@ ROWS = [
     {"id": 2, "text": "Ünïcödé 🙂", "label": "a", "extra": None},
     {"id": 3, "text": "", "label": "b", "extra": 2.0},
 ]
-COLUMNS = Columns(id="id")
+WANTED = ["text", "label", "id"]
 
 
 def write_jsonl(path: Path) -> None:
@@ -56,11 +56,11 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def read(path: Path, columns: Columns = COLUMNS, wanted: list[str] | None = None, **settings: Any) -> pa.Table:
-    return read_table(DataFile(path=str(path), **settings), columns, wanted=wanted)
+def read(path: Path, wanted: Sequence[str] = ("text", "label"), **settings: Any) -> pa.Table:
+    return read_table(DataFile(path=str(path), **settings), list(wanted))
 
 
-def sentence(path: Path, wanted: list[str] | None = None, **settings: Any) -> str:
+def sentence(path: Path, wanted: Sequence[str] = ("text", "label"), **settings: Any) -> str:
     with pytest.raises(UserError) as caught:
         read(path, wanted=wanted, **settings)
     message = str(caught.value)
@@ -82,7 +82,7 @@ def test_all_formats_give_the_same_text_and_labels(tmp_path: Path, ending: str, 
         packed = path.with_name(path.name + ".gz")
         packed.write_bytes(gzip.compress(path.read_bytes()))
         path = packed
-    table = read(path)
+    table = read(path, WANTED)
     assert table.column_names == ["text", "label", "id", LINE]
     assert table.column("text").to_pylist() == [row["text"] for row in ROWS]
     assert table.column("label").to_pylist() == ["b", "a", "b"]
@@ -93,51 +93,51 @@ def test_all_formats_give_the_same_text_and_labels(tmp_path: Path, ending: str, 
 
 def test_lines_are_numbered_as_they_stand_in_the_file(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", 'text,label\n"two\nlines",a\n\nlast,b\n')
-    assert read(path, Columns()).column(LINE).to_pylist() == [2, 5]
+    assert read(path).column(LINE).to_pylist() == [2, 5]
     path = written(tmp_path / "a.jsonl", '{"text":"x","label":1}\n\n{"text":"y","label":0}')
-    assert read(path, Columns()).column(LINE).to_pylist() == [1, 3]
+    assert read(path).column(LINE).to_pylist() == [1, 3]
 
 
 def test_many_chunks_and_growing_types_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "CHUNK", 2)
     values = [None, None, 1, 2, 3.5, None, 4]
     path = written(tmp_path / "a.jsonl", "".join(json.dumps({"text": "t", "label": value}) + "\n" for value in values))
-    assert read(path, Columns()).column("label").to_pylist() == values
+    assert read(path).column("label").to_pylist() == values
 
 
 def test_a_key_that_some_rows_lack_is_null_there(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", '{"label":1}\n{"text":"y","label":0}\n')
-    assert read(path, Columns()).column("text").to_pylist() == [None, "y"]
+    assert read(path).column("text").to_pylist() == [None, "y"]
 
 
 def test_nan_is_null(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", '{"text":NaN,"label":1}\n{"text":"y","label":NaN}\n')
-    table = read(path, Columns())
+    table = read(path)
     assert table.column("text").to_pylist() == [None, "y"] and table.column("label").null_count == 1
     pq.write_table(pa.table({"text": ["a", "b"], "label": [1.0, float("nan")]}), tmp_path / "a.parquet")
-    assert read(tmp_path / "a.parquet", Columns()).column("label").to_pylist() == [1.0, None]
+    assert read(tmp_path / "a.parquet").column("label").to_pylist() == [1.0, None]
 
 
 def test_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_path: Path) -> None:
     for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
         path = written(tmp_path / name, b"\xef\xbb\xbf" + f"text{delimiter}label\r\nhello{delimiter}1\r\n".encode())
-        assert read(path, Columns()).select(["text", "label"]).to_pylist() == [{"text": "hello", "label": "1"}]
+        assert read(path).select(["text", "label"]).to_pylist() == [{"text": "hello", "label": "1"}]
 
 
 def test_header_names_the_columns_of_a_headerless_file(tmp_path: Path) -> None:
     path = written(tmp_path / "cad.tsv", "0\tfirst\tu1\n1\tsecond\tu2\n")
-    table = read(path, Columns(), header=["label", "text", "uid"])
+    table = read(path, header=["label", "text", "uid"])
     assert table.column("text").to_pylist() == ["first", "second"] and table.column(LINE).to_pylist() == [1, 2]
 
 
 def test_tsv_quotes_are_ordinary_characters_unless_asked_or_in_the_header(tmp_path: Path) -> None:
     body = '"He said ""no"""\t1\n'
     glue = written(tmp_path / "glue.tsv", "text\tlabel\n" + '5" nails, "cheap\t1\n' + body)
-    assert read(glue, Columns()).column("text").to_pylist() == ['5" nails, "cheap', '"He said ""no"""']
+    assert read(glue).column("text").to_pylist() == ['5" nails, "cheap', '"He said ""no"""']
     plain = written(tmp_path / "plain.tsv", "text\tlabel\n" + body)
-    assert read(plain, Columns(), quotes=True).column("text").to_pylist() == ['He said "no"']
+    assert read(plain, quotes=True).column("text").to_pylist() == ['He said "no"']
     quoted = written(tmp_path / "quoted.tsv", '"text"\t"label"\n' + body)
-    assert read(quoted, Columns()).column("text").to_pylist() == ['He said "no"']
+    assert read(quoted).column("text").to_pylist() == ['He said "no"']
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
@@ -148,11 +148,11 @@ def test_where_and_limit_keep_the_first_matching_rows(tmp_path: Path, ending: st
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         written(path, "".join(json.dumps(row) + "\n" for row in rows))
-    table = read(path, Columns(), where={"fold": "train", "ok": True}, limit=3)
+    table = read(path, where={"fold": "train", "ok": True}, limit=3)
     assert table.column("text").to_pylist() == ["t1", "t4", "t5"]
     assert table.column(LINE).to_pylist() == [2, 5, 6]
-    assert read(path, Columns(), where={"label": 1}).num_rows == 5
-    assert read(path, Columns(), limit=4).num_rows == 4
+    assert read(path, where={"label": 1}).num_rows == 5
+    assert read(path, limit=4).num_rows == 4
     assert 'no row has fold = "trian" as `where` asks; did you mean "train"?' in sentence(
         path, ["text"], where={"fold": "trian"}
     )
@@ -163,8 +163,8 @@ def test_where_and_limit_keep_the_first_matching_rows(tmp_path: Path, ending: st
 
 def test_where_compares_csv_text_with_numbers_and_booleans(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "text,label,n,ok\na,x,1,True\nb,y,2,false\n")
-    assert read(path, Columns(), where={"n": 1, "ok": True}).column("text").to_pylist() == ["a"]
-    assert read(path, Columns(), where={"ok": False}).column("text").to_pylist() == ["b"]
+    assert read(path, where={"n": 1, "ok": True}).column("text").to_pylist() == ["a"]
+    assert read(path, where={"ok": False}).column("text").to_pylist() == ["b"]
 
 
 def test_environment_variables_are_expanded_and_an_unset_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,9 +172,9 @@ def test_environment_variables_are_expanded_and_an_unset_one_is_named(tmp_path: 
     monkeypatch.setenv("SOME_FOLDER", str(tmp_path))
     monkeypatch.delenv("UNSET_FOLDER", raising=False)
     for path in ("$SOME_FOLDER/a.jsonl", "${SOME_FOLDER}/a.jsonl"):
-        assert read_table(DataFile(path=path), Columns(), wanted=["text"]).num_rows == 1
+        assert read_table(DataFile(path=path), ["text"]).num_rows == 1
     with pytest.raises(UserError, match="environment variable UNSET_FOLDER .* is not set"):
-        read_table(DataFile(path="${UNSET_FOLDER}/a.jsonl"), Columns(), wanted=None)
+        read_table(DataFile(path="${UNSET_FOLDER}/a.jsonl"), ["text", "label"])
 
 
 def test_missing_file_suggests_the_nearest_name(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_broken_quotes(tmp_path: Path) -> None:
 def test_the_process_wide_field_limit_is_put_back(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     long = "x" * (before + 10)
-    assert read(written(tmp_path / "a.csv", f"text,label\n{long},1\n"), Columns()).column("text")[0].as_py() == long
+    assert read(written(tmp_path / "a.csv", f"text,label\n{long},1\n")).column("text")[0].as_py() == long
     assert csv.field_size_limit() == before
 
 
@@ -280,7 +280,7 @@ def test_unknown_ending_and_misplaced_header(tmp_path: Path) -> None:
     assert 'has the unknown ending ".xlsx"; ftft reads .jsonl' in sentence(written(tmp_path / "a.xlsx", b"x"))
     assert "`header:` is for CSV and TSV" in sentence(written(tmp_path / "a.jsonl", "{}"), header=["a"])
     with pytest.raises(UserError, match="either `path` or `hub`"):
-        read_table(DataFile(), Columns(), wanted=None)
+        read_table(DataFile(), ["text", "label"])
 
 
 def test_absurdly_long_line_is_refused_without_reading_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +324,7 @@ def test_mixed_kinds_in_a_column_are_refused_with_the_line(tmp_path: Path, monke
 
 def test_categorical_parquet_columns_become_plain(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", "b"], "label": pa.array(["x", None]).dictionary_encode()}), tmp_path / "a.parquet")
-    table = read(tmp_path / "a.parquet", Columns(), where={"text": "a"})
+    table = read(tmp_path / "a.parquet", where={"text": "a"})
     assert table.schema.field("label").type == pa.string() and table.column("label").to_pylist() == ["x"]
 
 
@@ -341,9 +341,9 @@ def test_hub_dataset_gives_rows_and_class_names(monkeypatch: pytest.MonkeyPatch)
         return dataset.select([2, 0])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    table = read_table(DataFile(hub="some/set", hub_split="dev"), Columns(), wanted=None)
+    table = read_table(DataFile(hub="some/set", hub_split="dev"), ["text", "label"])
     assert asked == [("some/set", None, "dev")]
     assert table.column("text").to_pylist() == ["c", "a"] and place(table, 1) == "row 2"
     assert json.loads(table.schema.metadata[b"ftft.labels.label"]) == ["neg", "pos"]
     with pytest.raises(UserError, match="hub dataset gone, split train cannot be loaded: no such dataset at all"):
-        read_table(DataFile(hub="gone"), Columns(), wanted=None)
+        read_table(DataFile(hub="gone"), ["text", "label"])

@@ -423,7 +423,7 @@ def test_predictions_are_in_the_order_of_the_data_whatever_the_batches():
     picked = {
         int(row): values
         for batch, outputs in predict_batches(model, task, data, rows=rows)
-        for row, values in zip(batch.rows, task.probabilities(outputs))
+        for row, values in zip(batch.rows, task.predictions(outputs, batch))
     }
     for row in rows:
         np.testing.assert_allclose(picked[int(row)], many[row], atol=1e-6)

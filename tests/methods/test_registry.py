@@ -23,7 +23,6 @@ from ftft.methods.registry import (
     task_header,
     validate_section,
 )
-from ftft.run.recipe import TaskSettings
 
 METHOD = '''
 """A method of another package."""
@@ -253,7 +252,7 @@ def test_a_name_never_reaches_the_file_system_as_a_path() -> None:
 
 
 def test_the_task_is_built_from_the_recipe_s_settings() -> None:
-    task = build_task(TaskSettings(max_length=7))
+    task = build_task({"name": "text_classification", "max_length": 7})
     assert task.max_length == 7
     with pytest.raises(UserError, match='there is no task "text_clasification"; did you mean "text_classification"'):
         task_header("text_clasification")

@@ -171,13 +171,13 @@ def test_decoder_gets_a_padding_token(tiny_folder, architecture):
     edit_config(folder, "tokenizer_config.json", pad_token=None, eos_token="[SEP]", padding_side="left")
     edit_config(folder, pad_token_id=None)
     loaded = load_classifier(settings(folder), NAMES)
-    assert loaded.tokenizer.pad_token == "[SEP]" and loaded.tokenizer.padding_side == "right"
-    assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id
+    assert loaded.processor.pad_token == "[SEP]" and loaded.processor.padding_side == "right"
+    assert loaded.model.config.pad_token_id == loaded.processor.pad_token_id
 
 
 def test_tokenizer_makes_only_what_the_model_takes(tiny_folder):
-    assert "token_type_ids" not in load_classifier(settings(tiny_folder("distilbert")), NAMES).tokenizer("a")
-    assert "token_type_ids" in load_classifier(settings(tiny_folder("bert")), NAMES).tokenizer("a")
+    assert "token_type_ids" not in load_classifier(settings(tiny_folder("distilbert")), NAMES).processor("a")
+    assert "token_type_ids" in load_classifier(settings(tiny_folder("bert")), NAMES).processor("a")
 
 
 def test_length_limit_is_what_the_model_has_positions_for(tiny_folder):
@@ -185,7 +185,7 @@ def test_length_limit_is_what_the_model_has_positions_for(tiny_folder):
     for architecture in ("bert", "roberta"):
         folder = tiny_folder(architecture)
         edit_config(folder, "tokenizer_config.json", model_max_length=int(1e30))
-        limits[architecture] = load_classifier(settings(folder), NAMES).tokenizer.model_max_length
+        limits[architecture] = load_classifier(settings(folder), NAMES).processor.model_max_length
     # The tiny tokenizer pads with 0, the tiny RoBERTa has 129 positions and counts from after its padding position.
     assert limits == {"bert": 128, "roberta": 128}
 

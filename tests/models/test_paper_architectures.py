@@ -36,7 +36,7 @@ def test_a_cut_model_is_the_first_layers_of_the_whole_one(
         logits = cut(**inputs).logits
     assert [len(one) for one in states] == [4, 3]
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(states[1], states[0]))
-    tokenizer = load_classifier(ModelSettings(path=str(path)), NAMES).tokenizer
+    tokenizer = load_classifier(ModelSettings(path=str(path)), NAMES).processor
     save_model(tmp_path / "cut", cut, tokenizer)
     again, _ = load_saved(tmp_path / "cut")
     assert again.config.num_hidden_layers == 2
@@ -87,7 +87,7 @@ def test_a_tokenizer_that_is_converted_already_needs_no_sentencepiece(
     path = Path(shutil.copytree(tiny_folder("deberta_v2", headless=True, **V3), tmp_path / "deberta"))
     (path / "spm.model").write_bytes(b"never read")
     monkeypatch.setattr(folders, "_is_installed", lambda module: False)
-    assert load_classifier(ModelSettings(path=str(path)), NAMES).tokenizer("good film")["input_ids"]
+    assert load_classifier(ModelSettings(path=str(path)), NAMES).processor("good film")["input_ids"]
 
 
 def test_a_published_sentencepiece_tokenizer_is_read_and_saved_so_that_it_needs_nothing_more(
@@ -96,14 +96,14 @@ def test_a_published_sentencepiece_tokenizer_is_read_and_saved_so_that_it_needs_
     if importlib.util.find_spec("google") is None or importlib.util.find_spec("google.protobuf") is None:
         pytest.skip('protobuf is not installed; pip install "ftft[paper]" brings it')
     loaded = load_classifier(ModelSettings(path=str(deberta_as_published)), NAMES)
-    encoded = loaded.tokenizer("a good film", "it was bad")
-    pieces = loaded.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    encoded = loaded.processor("a good film", "it was bad")
+    pieces = loaded.processor.convert_ids_to_tokens(encoded["input_ids"])
     assert pieces[0] == "[CLS]" and pieces.count("[SEP]") == 2 and pieces[-1] == "[SEP]" and "[UNK]" not in pieces
     first = pieces.index("[SEP]") + 1
     assert encoded["token_type_ids"] == [0] * first + [1] * (len(pieces) - first)
     assert "".join(pieces[1 : first - 1]).replace("▁", " ").strip() == "a good film"
-    assert loaded.tokenizer.pad_token_id == loaded.model.config.pad_token_id == 0
-    save_model(tmp_path / "saved", loaded.model, loaded.tokenizer)
+    assert loaded.processor.pad_token_id == loaded.model.config.pad_token_id == 0
+    save_model(tmp_path / "saved", loaded.model, loaded.processor)
     monkeypatch.setattr(folders, "_is_installed", lambda module: False)
     _, tokenizer = load_saved(tmp_path / "saved")
     assert tokenizer("a good film", "it was bad")["input_ids"] == encoded["input_ids"]

@@ -26,10 +26,10 @@ def test_predictions_are_equal_after_from_pretrained(tiny_folder, tmp_path, arch
 
     settings = ModelSettings(path=str(tiny_folder(architecture, headless=True)), keep_layers=2)
     loaded = load_classifier(settings, ("bad", "good"), seed=4)
-    save_model(tmp_path / "saved", loaded.model, loaded.tokenizer)
+    save_model(tmp_path / "saved", loaded.model, loaded.processor)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert torch.equal(logits(model, tokenizer), logits(loaded.model, loaded.tokenizer))
+    assert torch.equal(logits(model, tokenizer), logits(loaded.model, loaded.processor))
     assert model.config.id2label == {0: "bad", 1: "good"}
     ours, _ = load_saved(tmp_path / "saved")
     assert all(torch.equal(value, ours.state_dict()[name]) for name, value in loaded.model.state_dict().items())
@@ -37,10 +37,10 @@ def test_predictions_are_equal_after_from_pretrained(tiny_folder, tmp_path, arch
 
 def test_float64_models_stay_float64(tiny_bert_folder, tmp_path):
     loaded = load_classifier(ModelSettings(path=str(tiny_bert_folder)), ("a", "b"), dtype=torch.float64)
-    save_model(tmp_path / "saved", loaded.model, loaded.tokenizer)
+    save_model(tmp_path / "saved", loaded.model, loaded.processor)
     model, tokenizer = load_saved(tmp_path / "saved")
     assert model.dtype == torch.float64
-    assert torch.equal(logits(model, tokenizer), logits(loaded.model, loaded.tokenizer))
+    assert torch.equal(logits(model, tokenizer), logits(loaded.model, loaded.processor))
 
 
 def test_paths_with_a_dollar_sign_are_taken_as_they_are(tiny_model, tiny_tokenizer, tmp_path):
@@ -50,7 +50,7 @@ def test_paths_with_a_dollar_sign_are_taken_as_they_are(tiny_model, tiny_tokeniz
 
 def test_folder_holds_card_and_metadata_and_no_machine_paths(tiny_bert_folder, tmp_path):
     loaded = load_classifier(ModelSettings(path=str(tiny_bert_folder)), ("a", "b"))
-    save_model(tmp_path / "saved", loaded.model, loaded.tokenizer, metadata={"lineage": ["x"]}, card="# A model\n")
+    save_model(tmp_path / "saved", loaded.model, loaded.processor, metadata={"lineage": ["x"]}, card="# A model\n")
     assert (tmp_path / "saved" / "README.md").read_text() == "# A model\n"
     metadata = json.loads((tmp_path / "saved" / "ftft.json").read_text())
     assert metadata["format"] == "ftft/model" and metadata["format_version"] == 1 and metadata["lineage"] == ["x"]

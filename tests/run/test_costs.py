@@ -77,7 +77,7 @@ def test_the_estimate_of_batches_of_many_lengths_is_what_erm_cost(
     stages: dict[str, Any] = {name: {"train": train, "evaluate": NO_RESAMPLES} for name in ("erm", "random")}
     stages["random"]["select"] = {"name": "random", "fraction": 0.6}
     recipe = tiny_recipe(tmp_path, tiny_bert_folder, stages, baseline="erm", main="random")
-    recipe = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, max_length=21))  # no multiple of 8
+    recipe = dataclasses.replace(recipe, task={**recipe.task, "max_length": 21})  # no multiple of 8
     measured = read_result(run_recipe(recipe))["stages"]["random"]["cost"]
     alone = dataclasses.replace(recipe, stages={"random": recipe.stages["random"]}, baseline=None)
     estimated = read_result(run_recipe(alone))["stages"]["random"]["cost"]
@@ -151,10 +151,10 @@ def test_padded_lengths_are_the_widths_of_batches(
 ) -> None:
     tiny_sentences(tmp_path / "train.csv", 60, seed=0, words=(2, 24))
     recipe = tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}})
-    task = registry.build_task(dataclasses.replace(recipe.task, max_length=21))
+    task = registry.build_task({**recipe.task, "max_length": 21})
     train = load_data(recipe.data).train
     loaded = load_classifier(ModelSettings(path=str(tiny_bert_folder)), train.label_names)
-    prepared = task.prepare(train, loaded.tokenizer)
+    prepared = task.prepare(train, loaded.processor)
     lengths = padded_lengths(task, prepared)
     assert lengths.shape == (60,) and set(lengths) == {8, 16, 21}
     for rows in (np.arange(10), np.array([3, 40]), np.arange(60)):

@@ -51,7 +51,7 @@ def measured(
 
         def load() -> tuple[Any, Any, Any]:
             loaded = load_classifier(recipe.stages["erm"].model, data.train.label_names, seed=0)
-            return loaded.model, loaded.tokenizer, "fp32"
+            return loaded.model, loaded.processor, "fp32"
 
         found = evaluate(
             folder,

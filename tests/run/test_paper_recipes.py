@@ -278,7 +278,7 @@ def test_the_page_has_a_row_of_every_kind_for_both_tasks() -> None:
 def test_documented_command_is_a_sound_recipe_with_the_papers_settings(command: Command) -> None:
     recipe = command.load()
     check_files(recipe)
-    assert recipe.seed == 0 and recipe.task.max_length == 300 and recipe.baseline == "erm"
+    assert recipe.seed == 0 and recipe.task["max_length"] == 300 and recipe.baseline == "erm"
     for stage in recipe.stages.values():
         assert_papers_settings(stage, command.task)
     if not command.row:

@@ -136,7 +136,7 @@ def test_steps_alone_switch_the_default_epochs_off(file: Path) -> None:
         ("data.evaluation.new.path=new.csv", lambda recipe: recipe.data.evaluation["new"].path == "new.csv"),
         ("data.evaluation.v1.1={path: a.csv}", lambda recipe: True),
         ("name=007", lambda recipe: True),
-        ("task.max_length=64", lambda recipe: recipe.task.max_length == 64),
+        ("task.max_length=64", lambda recipe: recipe.task["max_length"] == 64),
     ],
 )
 def test_override_changes_one_key(file: Path, override: str, read: Any) -> None:

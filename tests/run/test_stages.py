@@ -16,7 +16,7 @@ from ftft.dynamics.parquet import read_dynamics
 from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.methods.contract import Selection
-from ftft.run.recipe import Recipe, without_later
+from ftft.run.recipe import LATER_IN_STAGE, Recipe, without_later
 from ftft.run.selections import rows_and_weights
 from ftft.run.stages import StageRun
 from ftft.run.store import Store, stage_key
@@ -51,7 +51,7 @@ def test_the_key_changes_with_what_determines_the_outcome_and_with_nothing_else(
     assert [key(recipe, store) for recipe in same] == [first] * len(same)
     # Settings that came later are left out of the key at their defaults, so that older stages are still known.
     settings = dataclasses.asdict(changed().stages["erm"])
-    kept = without_later(settings)
+    kept = without_later(settings, LATER_IN_STAGE)
     assert settings.keys() - kept.keys() == {"use_models_of"} and settings["train"].keys() - kept["train"].keys() == {"end_at"}
     different = [
         changed(train={**NO_TRAINING, "end_at": 0.5}),
@@ -60,7 +60,7 @@ def test_the_key_changes_with_what_determines_the_outcome_and_with_nothing_else(
         changed(optimize={"name": "adamw", "learning_rate": 3e-4}),
         changed(select={"name": "random", "count": 8}),
         changed(stop={"patience": 1}),
-        dataclasses.replace(changed(), task=dataclasses.replace(changed().task, max_length=16)),
+        dataclasses.replace(changed(), task={**changed().task, "max_length": 16}),
     ]
     keys = [key(recipe, store) for recipe in different]
     others: list[dict[str, str]] = [{"model": "n"}, {"precision": "bf16"}, {"dynamics": "d"}]

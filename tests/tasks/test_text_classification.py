@@ -165,7 +165,7 @@ def test_half_precision_outputs_are_raised_to_float32(tiny_model, tiny_tokenizer
     assert outputs.dtype == torch.float32
     recorded = task.record(outputs, batch)
     assert set(recorded) == {"logits"} and not recorded["logits"].requires_grad and recorded["logits"].dtype == torch.float32
-    torch.testing.assert_close(task.probabilities(outputs), torch.softmax(outputs.detach(), -1))
+    torch.testing.assert_close(task.predictions(outputs, batch), torch.softmax(outputs.detach(), -1))
 
 
 def test_it_is_a_task():
@@ -181,7 +181,7 @@ def test_real_pairs_are_tokenised_as_by_the_tokenizer(real_data, minilm):
 
     with gzip.open(real_data / "nli_sick" / "dev.jsonl.gz", "rt") as stream:
         rows = [json.loads(line) for line in stream]
-    tokenizer = load_classifier(minilm, ("a", "b", "c")).tokenizer
+    tokenizer = load_classifier(minilm, ("a", "b", "c")).processor
     data = examples([row["premise"] for row in rows], [row["hypothesis"] for row in rows])
     task = TextClassification(max_length=32)
     prepared = task.prepare(data, tokenizer)

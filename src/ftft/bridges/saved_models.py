@@ -45,7 +45,7 @@ def open_saved(folder: Path, label_names: Sequence[str]) -> SavedModel:
         return SavedModel("language_model", model, tokenizer, folder, type(model).__name__)
     loaded = load_classifier(ModelSettings(path=str(folder)), label_names, where=where, require_head=True)
     columns = tuple(range(len(label_names)))  # the loader has put the head's rows into the order of the labels
-    return SavedModel("classifier", loaded.model, loaded.tokenizer, folder, loaded.description["architecture"], columns)
+    return SavedModel("classifier", loaded.model, loaded.processor, folder, loaded.description["architecture"], columns)
 
 
 def _kind(config: Mapping[str, Any], folder: Path) -> Kind:
@@ -104,7 +104,7 @@ def _open_adapter(folder: Path, label_names: Sequence[str]) -> SavedModel:
     return SavedModel(
         "classifier",
         _with_adapter(loaded.model, folder),
-        loaded.tokenizer,
+        loaded.processor,
         base,
         loaded.description["architecture"],
         _columns(names, label_names),

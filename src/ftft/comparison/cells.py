@@ -38,8 +38,7 @@ NOT_IN_KEY = ("name", "output", "store", "only")  # `only` has done its work: th
 def cell_key(recipe: Recipe, task: str) -> str:
     """The SHA-256 of everything in a recipe that may change its outcome, and of the task's name in the suite (of a file
     outside the current folder only the last part of its path counts, and two tasks may have files of one name)."""
-    document = portable_recipe(recipe)
-    document["stages"] = {name: without_later(stage) for name, stage in document["stages"].items()}
+    document = without_later(portable_recipe(recipe))
     return fingerprint([task, {key: value for key, value in document.items() if key not in NOT_IN_KEY}])
 
 

@@ -63,7 +63,7 @@ def id_column_of(file: DataFile, columns: Columns) -> str | None:
     def values(name: str) -> pa.ChunkedArray | None:
         # What is wrong with the file as a whole is said when it is read for its texts.
         with contextlib.suppress(UserError):
-            return read_table(file, columns, wanted=[name]).column(name)
+            return read_table(file, [name]).column(name)
         return None
 
     return find_id_column([] if first is None else [name for name in first[1] if name not in used], values)

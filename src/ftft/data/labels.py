@@ -40,6 +40,11 @@ class FileLabels:
         return int(np.argmax(self.codes == self.names.index(name)))
 
 
+def no_labels(rows: int, source: str, where: Where) -> FileLabels:
+    """Of a file whose rows have no class: every code is 0, and there is no name for it."""
+    return FileLabels(np.zeros(rows, dtype=np.int64), (), False, source, where)
+
+
 def read_labels(
     column: pa.ChunkedArray, name: str, file: DataFile, source: str, where: Where, *, default_names: Sequence[str] | None = None
 ) -> FileLabels:
@@ -169,6 +174,8 @@ def model_labels(files: Sequence[FileLabels], given: Sequence[str] | None, warni
 def to_codes(labels: FileLabels, names: Sequence[str], *, owner: str) -> np.ndarray:
     """int64 [N]: each row's index in ``names``; UserError for a label that is not among them. ``owner`` words whose rows
     these are ("the evaluation set rte")."""
+    if not (labels.names or names):
+        return labels.codes
     position = {name: index for index, name in enumerate(names)}
     for name in labels.names:
         if name not in position:

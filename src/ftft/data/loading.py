@@ -17,13 +17,13 @@ from ftft.data.duplicates import Overlap, find_overlaps
 from ftft.data.examples import EvaluationSet, Examples, LoadedData
 from ftft.data.hashing import content_hashes, fingerprint_examples, hash_below, hex_strings, lowest_hashes
 from ftft.data.ids import Where, column_ids, content_ids, joined, require_unique
-from ftft.data.labels import FileLabels, merge_map, model_labels, read_labels, to_codes
-from ftft.data.reading import LINE, describe, format_of, named_columns, read_table, same_value
+from ftft.data.inputs import TEXTS, TaskInputs, inputs_named, read_input, refuse_absurd_lengths
+from ftft.data.labels import FileLabels, merge_map, model_labels, no_labels, read_labels, to_codes
+from ftft.data.reading import LINE, describe, format_of, read_table, same_value
 from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
 from ftft.errors import UserError
 from ftft.paths import expand
 
-MAX_CHARACTERS = 1_000_000
 HELD_OUT = "validation"
 
 
@@ -46,13 +46,13 @@ class _Part:
 def load_data(
     settings: DataSettings,
     *,
-    input_names: Sequence[str] = ("text", "text_pair"),
+    inputs: TaskInputs = TEXTS,
     progress: Callable[[str], None] | None = None,
 ) -> LoadedData:
     """Read, check and label everything ``settings`` names.
 
-    ``input_names``: what the task calls its input columns; the files' ``text`` columns take these names in order.
-    ``progress`` gets a short line for each file and step. Raises UserError (one sentence with file and row) for bad data.
+    ``inputs``: what the task reads of a row (:attr:`ftft.tasks.contract.Task.inputs`). ``progress`` gets a short line for
+    each file and step. Raises UserError (one sentence with file and row) for bad data.
     """
     say = progress or (lambda message: None)
     files = [settings.train] if isinstance(settings.train, DataFile) else list(settings.train)
@@ -61,12 +61,12 @@ def load_data(
     _check_variables(files, settings.evaluation)
     _refuse_training_files(files, settings.evaluation)
     warnings: list[str] = []
-    parts = [_read_part(file, settings, input_names, say) for file in files]
-    names = model_labels([part.labels for part in parts], settings.labels, warnings)
+    parts = [_read_part(file, settings, inputs, say) for file in files]
+    names = model_labels([part.labels for part in parts], settings.labels, warnings) if inputs.labelled else ()
     warnings += [sentence for part in parts for sentence in part.warnings]
     train = _examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts])
     sets = {
-        name: _evaluation_set(name, file, settings, input_names, names, train.inputs.keys(), warnings, say)
+        name: _evaluation_set(name, file, settings, inputs, names, train.inputs.keys(), warnings, say)
         for name, file in settings.evaluation.items()
     }
     if not any(found.role == "id" and found.split == "validation" for found in sets.values()):
@@ -85,11 +85,11 @@ def load_data(
     return LoadedData(train=train, evaluation=sets, warnings=tuple(warnings), report=report)
 
 
-def load_examples(file: DataFile, columns: Columns, *, input_names: Sequence[str] = ("text", "text_pair")) -> Examples:
+def load_examples(file: DataFile, columns: Columns, *, inputs: TaskInputs = TEXTS) -> Examples:
     """The labelled examples of one file alone, without evaluation sets or a held-out part; errors as in :func:`load_data`."""
     settings = DataSettings(train=file, columns=columns)
-    part = _read_part(file, settings, input_names, lambda message: None)
-    names = model_labels([part.labels], None, [])
+    part = _read_part(file, settings, inputs, lambda message: None)
+    names = model_labels([part.labels], None, []) if inputs.labelled else ()
     return _with_fingerprint(_examples([part], names, [to_codes(part.labels, names, owner="training")]))
 
 
@@ -130,42 +130,46 @@ def _exclusive(one: DataFile, other: DataFile) -> bool:
     return any(not same_value(first[column], second[column]) for column in first.keys() & second.keys())
 
 
-def _read_part(file: DataFile, settings: DataSettings, input_names: Sequence[str], say: Callable[[str], None]) -> _Part:
+def _read_part(file: DataFile, settings: DataSettings, task: TaskInputs, say: Callable[[str], None]) -> _Part:
     columns = file.columns or settings.columns
     source = describe(file)
-    if not 1 <= len(columns.text) <= len(input_names):
-        raise UserError(f"{source}: columns.text names {len(columns.text)} columns; this task takes 1 to {len(input_names)}")
+    named = task.columns_of(columns, source)
     say(f"reading {source}")
-    table = read_table(file, columns, wanted=named_columns(columns))
+    table = read_table(file, inputs_named(columns, task, source))
     lines = table.column(LINE)
     unit = table.schema.metadata[b"ftft.unit"].decode()
 
     def where(row: int) -> str:
         return f"{source}, {unit} {lines[row].as_py()}"
 
-    inputs = {name: _texts(table.column(column), column, source, where) for name, column in zip(input_names, columns.text)}
+    inputs = {name: read_input(task.kind(name), table.column(column), column, source, where) for name, column in named.items()}
     ids = None if columns.id is None else column_ids(table.column(columns.id), columns.id, where)
-    for name, column in zip(input_names, columns.text):
-        _refuse_absurd_lengths(inputs[name], column, ids, where)
+    for name, column in named.items():
+        refuse_absurd_lengths(inputs[name], column, ids, where)
     if file.sample is not None and file.sample < len(lines):
         keys = hex_strings(content_hashes(list(inputs.values()))) if ids is None else ids
         rows = pa.array(lowest_hashes(keys, file.sample))
         table, ids = table.take(rows), None if ids is None else ids.take(rows)
         inputs = {name: texts.take(rows) for name, texts in inputs.items()}
         lines = table.column(LINE)
-    carried = table.schema.metadata.get(f"ftft.labels.{columns.label}".encode())
-    if carried is not None and file.labels is None:
-        file = dataclasses.replace(file, labels=json.loads(carried))
-    labels = read_labels(table.column(columns.label), columns.label, file, source, where, default_names=settings.labels)
     return _Part(
         inputs=inputs,
-        labels=labels,
+        labels=_labels(table, file, columns, settings, source, where)
+        if task.labelled
+        else no_labels(len(lines), source, where),
         where=where,
         ids=ids,
         groups=None if columns.group is None else _as_strings(table.column(columns.group), columns.group, source),
         clusters=None if columns.cluster is None else _as_strings(table.column(columns.cluster), columns.cluster, source),
         warnings=_quote_warnings(file, inputs, source),
     )
+
+
+def _labels(table: pa.Table, file: DataFile, columns: Columns, settings: DataSettings, source: str, where: Where) -> FileLabels:
+    carried = table.schema.metadata.get(f"ftft.labels.{columns.label}".encode())
+    if carried is not None and file.labels is None:
+        file = dataclasses.replace(file, labels=json.loads(carried))
+    return read_labels(table.column(columns.label), columns.label, file, source, where, default_names=settings.labels)
 
 
 def _quote_warnings(file: DataFile, inputs: Mapping[str, pa.Array], source: str) -> tuple[str, ...]:
@@ -176,32 +180,6 @@ def _quote_warnings(file: DataFile, inputs: Mapping[str, pa.Array], source: str)
     which = "one text looks" if count == 1 else f"{count:,} texts look"
     what = f"{source}: {which} as if written with quoting, which TSV files are read without"
     return (f"{what}; set `quotes: true` (or false, to be asked no more)",) if count else ()
-
-
-def _texts(column: pa.ChunkedArray, name: str, source: str, where: Where) -> pa.Array:
-    """The column as large strings; UserError for null, NaN and anything that is not text."""
-    kind = column.type
-    if column.null_count:
-        row = int(np.argmax(column.is_null().to_numpy()))
-        raise UserError(
-            f'{where(row)}: the text column "{name}" is null or NaN; write "" for an empty text, or leave the row out'
-        )
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise UserError(
-            f'{source}: the text column "{name}" holds {kind} values, not text; name a column of strings in `columns.text`'
-        )
-    return joined(column.cast(pa.large_string()))
-
-
-def _refuse_absurd_lengths(texts: pa.Array, name: str, ids: pa.Array | None, where: Where) -> None:
-    if len(texts) == 0 or pc.max(pc.binary_length(texts)).as_py() <= MAX_CHARACTERS:
-        return
-    lengths = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
-    if lengths.max() > MAX_CHARACTERS:
-        row = int(np.argmax(lengths > MAX_CHARACTERS))
-        which = f"{where(row)} (id {ids[row].as_py() if ids is not None else 'none'})"
-        what = f'the text column "{name}" has {lengths[row]:,} characters'
-        raise UserError(f"{which}: {what}; at most {MAX_CHARACTERS:,} are taken, so cut it or leave the row out")
 
 
 def _as_strings(column: pa.ChunkedArray, name: str, source: str) -> pa.Array:
@@ -266,18 +244,18 @@ def _evaluation_set(
     name: str,
     file: EvaluationFile,
     settings: DataSettings,
-    input_names: Sequence[str],
+    inputs: TaskInputs,
     names: tuple[str, ...],
     train_inputs: Any,
     warnings: list[str],
     say: Callable[[str], None],
 ) -> EvaluationSet:
-    part = _read_part(file, settings, input_names, say)
+    part = _read_part(file, settings, inputs, say)
     warnings += part.warnings
     if set(part.inputs) != set(train_inputs):
         raise UserError(
-            f"data.evaluation.{name} has {len(part.inputs)} text column{'s' * (len(part.inputs) > 1)} where training has "
-            f"{len(train_inputs)}; name as many in its `columns`"
+            f"data.evaluation.{name} gives {' and '.join(part.inputs)} where training gives {' and '.join(train_inputs)}; "
+            "name the same in its `columns`"
         )
     own, merge = names, None
     if file.merge_labels is not None:
@@ -334,10 +312,14 @@ def _without_overlaps(train: Examples, overlaps: Mapping[str, Overlap]) -> Examp
     lost = np.setdiff1d(train.labels, train.labels[keep])
     if len(lost):
         raise UserError(
-            f'no training row with the label "{train.label_names[lost[0]]}" is left after drop_duplicates_of_evaluation took '
+            f"no training row{_labelled(train, lost[0])} is left after drop_duplicates_of_evaluation took "
             f"out {int((~keep).sum())} of {len(train)} rows; is an evaluation set a copy of the training set?"
         )
     return train.take(np.flatnonzero(keep))
+
+
+def _labelled(examples: Examples, code: int) -> str:
+    return f' with the label "{examples.label_names[code]}"' if examples.label_names else ""
 
 
 def _with_fingerprint(examples: Examples) -> Examples:

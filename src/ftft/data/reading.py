@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ftft.data.records import Record, delimited_records, json_records
-from ftft.data.settings import Columns, DataFile
+from ftft.data.settings import DataFile
 from ftft.data.streams import FORMATS, open_bytes, require_file, require_no_folder
 from ftft.errors import UserError, did_you_mean
 from ftft.paths import expand
@@ -56,17 +56,15 @@ def format_of(path: Path, given: str | None = None) -> str:
     return FORMATS[last]
 
 
-def read_table(file: DataFile, columns: Columns, *, wanted: Sequence[str] | None) -> pa.Table:
+def read_table(file: DataFile, wanted: Sequence[str]) -> pa.Table:
     """The rows of ``file`` that its ``where`` keeps, up to its ``limit``, in file order.
 
-    ``wanted``: the columns to keep; None keeps those that ``columns`` (or the file's own) names. Beside them the table
+    ``wanted``: the columns to keep. Beside them the table
     has the int64 column ``LINE``, where each row starts in the file (1-based; the row's number for Parquet and the hub);
     :func:`place` words it. Integers and floats in one column become floats; NaN becomes null.
 
     Raises UserError, one sentence with file and line, for everything that can be wrong with a file.
     """
-    if wanted is None:
-        wanted = named_columns(file.columns or columns)
     names = list(dict.fromkeys(wanted))
     if (file.path is None) == (file.hub is None):
         raise UserError("a data file needs either `path` or `hub`, and not both")
@@ -85,12 +83,6 @@ def read_table(file: DataFile, columns: Columns, *, wanted: Sequence[str] | None
     if table.num_rows == 0:
         raise UserError(chosen.nothing_left())
     return table
-
-
-def named_columns(columns: Columns) -> list[str]:
-    """The columns that a ``columns`` section names, each once."""
-    names = [*columns.text, columns.label, columns.id, columns.group, columns.cluster]
-    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def place(table: pa.Table, row: int) -> str:

@@ -12,7 +12,8 @@ from ftft.settings import setting
 class Columns:
     """Which columns hold what."""
 
-    text: list[str] = setting(("text",), "the text column, or the two columns of a pair", factory=list)
+    text: list[str] = setting((), "the text column, or the two columns of a pair; by default the task's own name", factory=list)
+    inputs: dict[str, str] | None = setting(None, "the task's name of an input -> the column, for tasks that read other things")
     label: str = setting("label", "the label column: integers or strings")
     id: str | None = setting(None, "the column of unique ids; without one an id is made from the row's content")
     group: str | None = setting(None, "a column whose values are groups, for the worst-group metrics")

@@ -73,17 +73,17 @@ def predict(
     flops: FlopCounter | None = None,
     processes: Processes = ALONE,
 ) -> np.ndarray:
-    """Probabilities of every example in the data's own order, float32 [N, C].
+    """What the task predicts of every example (of a classifier: probabilities), in the data's own order, float32 [N, K].
 
     Several ``processes`` share the batches, and all get the whole; ``flops`` counts this process' share.
     """
     batches = predict_batches(
         model, task, data, batch_size=batch_size, precision=precision, device=device, flops=flops, processes=processes
     )
-    own = [(batch.rows.cpu().numpy(), task.probabilities(outputs).numpy()) for batch, outputs in batches]
+    own = [(batch.rows.cpu().numpy(), task.predictions(outputs, batch).numpy()) for batch, outputs in batches]
     parts = [part for theirs in processes.gather(own) for part in theirs]
     assert parts, "there is nothing to predict"
     result = np.zeros((len(data), parts[0][1].shape[1]), dtype=np.float32)
-    for rows, probabilities in parts:
-        result[rows] = probabilities
+    for rows, predictions in parts:
+        result[rows] = predictions
     return result

@@ -48,9 +48,7 @@ class StopSettings:
         2, "evaluations without improvement before stopping", origin="FTFT, section on early stopping", ge=1
     )
     on: list[str] = setting((), "validation sets whose mean score decides; by default every set with role id", factory=list)
-    metric: Literal["accuracy", "macro_f1", "auroc", "average_precision", "loss"] = setting(
-        "accuracy", "the score that is compared"
-    )
+    metric: str | None = setting(None, "the score that is compared; by default the task's first (classification: accuracy)")
     minimum_improvement: float = setting(0.0, "an evaluation improves only when it beats the best by more than this", ge=0)
 
 

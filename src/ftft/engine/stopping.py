@@ -13,7 +13,7 @@ from typing import Any
 from ftft.engine.settings import StopSettings
 from ftft.errors import UserError
 
-LOWER_IS_BETTER = ("loss",)
+LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 class EarlyStopping:

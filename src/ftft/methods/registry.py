@@ -16,7 +16,7 @@ from typing import Any
 from ftft.errors import UserError, did_you_mean, nearest
 from ftft.methods.header import MethodHeader, locate, read_header
 from ftft.methods.questions import QUESTIONS, VERBS
-from ftft.validation import check, check_keys, join, plain, show
+from ftft.validation import check, check_keys, join, show
 
 PACKAGE = Path(__file__).resolve().parent.parent
 GROUP = "ftft.methods"
@@ -103,9 +103,9 @@ def build(question: str, section: Mapping[str, Any] | str, where: str) -> Any:
     return _construct(header(question, checked.pop("name")), checked, where)
 
 
-def build_task(section: Any, where: str = "task") -> Any:
-    """The task instance of ``TaskSettings``, or of a section (``{"name": "text_classification", "max_length": 128}``)."""
-    checked = validate_task(plain(section), where)
+def build_task(section: Mapping[str, Any] | str, where: str = "task") -> Any:
+    """The task instance of a section (``{"name": "text_classification", "max_length": 128}``)."""
+    checked = validate_task(section, where)
     return _construct(task_header(checked.pop("name")), checked, where)
 
 

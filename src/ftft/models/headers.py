@@ -81,9 +81,9 @@ def inspect(settings: ModelSettings, where: str = "model") -> ModelHeader:
     )
 
 
-def require_positions(header: ModelHeader, max_length: int, where: str) -> None:
+def require_positions(header: ModelHeader, max_length: int | None, where: str) -> None:
     """UserError, led by ``where``, for inputs of more tokens than the model has positions for."""
-    if header.max_positions is not None and 0 < header.max_positions < max_length:
+    if max_length is not None and header.max_positions is not None and 0 < header.max_positions < max_length:
         raise UserError(
             f"{where}: the model has positions for {header.max_positions} tokens, but task.max_length is {max_length}; "
             f"give at most {header.max_positions}"

@@ -1,12 +1,11 @@
-"""Load a pretrained model as a classifier: safetensors only, remote code only when asked for, a seeded head.
+"""Load a pretrained model as what a task needs: safetensors only, remote code only when asked for, a seeded head.
 
 The one place, with ``saving.py``, that knows the insides of transformers' ``from_pretrained``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,17 @@ from typing import TYPE_CHECKING, Any
 from ftft.errors import UserError
 from ftft.models.folder import ModelFolder, folder_at, open_folder, require_tokenizer
 from ftft.models.folder import resolve as resolve
+from ftft.models.heads import (
+    has_head,
+    label_names_of,
+    names_of,
+    new_parameters,
+    row_order,
+    seeded,
+    set_labels,
+    settle_head,
+)
+from ftft.models.kinds import ModelKind, kind_of
 from ftft.models.quiet import quiet_transformers
 from ftft.models.settings import ModelSettings
 
@@ -25,17 +35,19 @@ HUGE = 10**9  # above this a tokenizer's model_max_length means "not known"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier with its tokenizer. ``fingerprint``: a SHA-256 of all that determines it but the seed.
-    ``description``: JSON-like facts about it (source, architecture, layers, parameters, head, weights' hashes)."""
+    """A model with what reads its inputs (``processor``, a tokenizer). ``fingerprint``: a SHA-256 of all that determines it
+    but the seed. ``description``: JSON-like facts about it (source, architecture, layers, parameters, head, weights' hashes).
+    """
 
     model: Any
-    tokenizer: Any
+    processor: Any
     fingerprint: str
     description: dict[str, Any]
 
 
-def load_classifier(
+def load_model(
     settings: ModelSettings,
+    kind: str,
     label_names: Sequence[str],
     *,
     seed: int = 0,
@@ -43,7 +55,8 @@ def load_classifier(
     dtype: torch.dtype | None = None,
     require_head: bool = False,
 ) -> LoadedModel:
-    """The model as a classifier over ``label_names``, in evaluation mode, on the CPU, float32 unless ``dtype`` says else.
+    """The model as one of ``KINDS``, in evaluation mode, on the CPU, float32 unless ``dtype`` says else; as a classifier over
+    ``label_names``.
 
     A classification head in the checkpoint is kept when its labels have these names (in another order: its rows are
     put in ours); else the layer that gives the logits is new, drawn from ``seed`` alone, and whatever else the head
@@ -57,22 +70,31 @@ def load_classifier(
     """
     folder = open_folder(settings, where)
     names = tuple(str(name) for name in label_names)
-    return _load(folder, settings, names, seed=seed, where=where, dtype=dtype, require_head=require_head)
+    return _load(folder, settings, kind_of(kind), names, seed=seed, where=where, dtype=dtype, require_head=require_head)
 
 
-def load_saved(path: Path | str, *, where: str = "model") -> tuple[Any, Any]:
-    """(model, tokenizer) of a finished classifier in a folder, as it is: its own labels and head; UserError if it has none."""
+def load_classifier(settings: ModelSettings, label_names: Sequence[str], **choices: Any) -> LoadedModel:
+    """:func:`load_model` for a classifier of texts."""
+    return load_model(settings, "sequence_classification", label_names, **choices)
+
+
+def load_saved(path: Path | str, kind: str = "sequence_classification", *, where: str = "model") -> tuple[Any, Any]:
+    """(model, processor) of a finished model in a folder, as it is: a classifier with its own labels and head, UserError if it
+    has none."""
     settings = ModelSettings(path=str(path))
     if not Path(path).is_dir():
         raise UserError(f"{where}: the model folder {path} does not exist")
     folder = folder_at(Path(path), settings, where)
-    loaded = _load(folder, settings, _names_of(folder.config), seed=0, where=where, dtype=None, require_head=True)
-    return loaded.model, loaded.tokenizer
+    known = kind_of(kind)
+    names = names_of(folder.config) if known.labelled else ()
+    loaded = _load(folder, settings, known, names, seed=0, where=where, dtype=None, require_head=True)
+    return loaded.model, loaded.processor
 
 
 def _load(
     folder: ModelFolder,
     settings: ModelSettings,
+    kind: ModelKind,
     names: tuple[str, ...],
     *,
     seed: int,
@@ -86,19 +108,13 @@ def _load(
     hashes = folder.hashes()
     with quiet_transformers():
         config = _config(folder, settings, where)
-        own_names = _label_names(config)
-        _set_labels(config, names)
+        own_names = label_names_of(config)
+        if kind.labelled:
+            set_labels(config, names)
         changed = _set_dropout(config, settings.dropout, where)
         tokenizer = load_tokenizer(folder, where)
-        model, info = _from_pretrained(folder, config, seed, dtype, where)
-        order = _row_order(own_names, names, take_unnamed=require_head)
-        head = _settle_head(model, info, len(names), order, seed)
-        if head == "new" and require_head:
-            own = f" (its head is for the {len(own_names)} labels {', '.join(own_names)})" if _has_head(model, info) else ""
-            raise UserError(
-                f"{where}: the model in {folder.path} has no classification head for the {len(names)} labels "
-                f"{', '.join(names)}{own}; give a model that was fine-tuned for them"
-            )
+        model, info = _from_pretrained(folder, config, kind, seed, dtype, where)
+        head = _head(folder, model, info, own_names, names, seed, where, require_head) if kind.labelled else "kept"
         layers = len(blocks_of(model)[1]) if settings.keep_layers is not None else getattr(config, "num_hidden_layers", None)
         if settings.keep_layers is not None:
             keep_first_layers(model, settings.keep_layers)
@@ -114,13 +130,34 @@ def _load(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "labels": list(names),
         "head": head,
-        "new_parameters": sorted(_new_parameters(info)),
+        "new_parameters": sorted(new_parameters(info)),
         "unused_parameters": len(info["unexpected_keys"]),
         "dropout_set": sorted(changed),
         "max_length": tokenizer.model_max_length if tokenizer.model_max_length < HUGE else None,
         "weights_sha256": hashes,
     }
     return LoadedModel(model.eval(), tokenizer, folder.fingerprint(hashes, settings, names), description)
+
+
+def _head(
+    folder: ModelFolder,
+    model: Any,
+    info: dict[str, Any],
+    own: tuple[str, ...],
+    names: tuple[str, ...],
+    seed: int,
+    where: str,
+    require_head: bool,
+) -> str:
+    """Settle the classifier's head; UserError where it would be new and must not be."""
+    head = settle_head(model, info, len(names), row_order(own, names, take_unnamed=require_head), seed)
+    if head == "new" and require_head:
+        said = f" (its head is for the {len(own)} labels {', '.join(own)})" if has_head(model, info) else ""
+        raise UserError(
+            f"{where}: the model in {folder.path} has no classification head for the {len(names)} labels "
+            f"{', '.join(names)}{said}; give a model that was fine-tuned for them"
+        )
+    return head
 
 
 def load_tokenizer(folder: ModelFolder, where: str) -> Any:
@@ -145,24 +182,6 @@ def _config(folder: ModelFolder, settings: ModelSettings, where: str) -> Any:
         raise UserError(f"{where}: config.json in {folder.path} cannot be used: {_first_line(error)}") from None
 
 
-def _names_of(config: Any) -> tuple[str, ...]:
-    """The label names of a config.json, in the order of their numbers; generic ones where it names none."""
-    named = config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
-    return tuple(str(named[key]) for key in sorted(named, key=int))
-
-
-def _label_names(config: Any) -> tuple[str, ...]:
-    return _names_of({"id2label": config.id2label})
-
-
-def _set_labels(config: Any, names: tuple[str, ...]) -> None:
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = None  # a checkpoint for regression or several labels must not decide our loss
-    if hasattr(config, "use_cache"):
-        config.use_cache = False  # a classifier reads a text once
-
-
 def _set_dropout(config: Any, dropout: float | None, where: str) -> list[str]:
     """Set every dropout probability of the config; the names of those that were set."""
     if dropout is None:
@@ -180,15 +199,15 @@ def _set_dropout(config: Any, dropout: float | None, where: str) -> list[str]:
 
 
 def _from_pretrained(
-    folder: ModelFolder, config: Any, seed: int, dtype: torch.dtype | None, where: str
+    folder: ModelFolder, config: Any, kind: ModelKind, seed: int, dtype: torch.dtype | None, where: str
 ) -> tuple[Any, dict[str, Any]]:
     import torch
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
     stored = torch.float64 if str(folder.config.get("dtype", "")).endswith("float64") else torch.float32
     try:
-        with _seeded(seed):
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+        with seeded(seed):
+            model, info = getattr(transformers, kind.loader).from_pretrained(
                 folder.path,
                 config=config,
                 dtype=dtype or stored,
@@ -199,64 +218,23 @@ def _from_pretrained(
                 output_loading_info=True,
             )
     except Exception as error:  # architectures without a classifier, weights of another kind, missing packages
-        raise UserError(f"{where}: the model in {folder.path} cannot be loaded as a classifier: {_first_line(error)}") from None
-    _require_backbone(model, info, folder, where)
+        raise UserError(f"{where}: the model in {folder.path} cannot be loaded as {kind.said}: {_first_line(error)}") from None
+    _require_backbone(model, info, kind, folder, where)
     return model, info
 
 
-def _require_backbone(model: Any, info: dict[str, Any], folder: ModelFolder, where: str) -> None:
+def _require_backbone(model: Any, info: dict[str, Any], kind: ModelKind, folder: ModelFolder, where: str) -> None:
     """Refuse a checkpoint that leaves part of the backbone at random values; only poolers are commonly left out."""
     from ftft.modelmap import head_parameters
 
-    head = {name for name, _ in head_parameters(model)}
-    random = sorted(name for name in _new_parameters(info) if name not in head and "pooler" not in name)
+    head = {name for name, _ in head_parameters(model)} if kind.labelled else set()
+    random = sorted(name for name in new_parameters(info) if name not in head and "pooler" not in name)
     if random or info["error_msgs"]:
         total = sum(1 for _ in model.named_parameters())
         raise UserError(
             f"{where}: the weights in {folder.path} do not fit its config.json: {len(random)} of {total} parameters are "
             f"missing or of another shape, such as {random[0] if random else info['error_msgs'][0]}"
         )
-
-
-def _row_order(own: tuple[str, ...], names: tuple[str, ...], *, take_unnamed: bool) -> list[int] | None:
-    """Which row of the checkpoint's head is each of our labels', or None where the labels are others."""
-    ours, theirs = [one.casefold() for one in names], [one.casefold() for one in own]
-    if ours == theirs or (take_unnamed and len(own) == len(names) and theirs == [f"label_{i}" for i in range(len(own))]):
-        return list(range(len(names)))
-    if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
-        return [theirs.index(one) for one in ours]
-    return None
-
-
-def _settle_head(model: Any, info: dict[str, Any], labels: int, order: list[int] | None, seed: int) -> str:
-    """Keep, reorder or renew the layer that gives the logits; which of them it was ("kept", "reordered", "new")."""
-    import torch
-
-    from ftft.modelmap import label_layer
-
-    name, layer = label_layer(model, labels)
-    if f"{name}.weight" in _new_parameters(info):
-        return "new"
-    if order is None:
-        for parameter in layer.parameters():
-            parameter._is_hf_initialized = False  # type: ignore[attr-defined]
-        with _seeded(seed):
-            # The architecture's own way of drawing a new layer, as from_pretrained uses it for a missing one.
-            model._init_weights(layer)
-        return "new"
-    if order == sorted(order):
-        return "kept"
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(parameter[order].clone())
-    return "reordered"
-
-
-def _has_head(model: Any, info: dict[str, Any]) -> bool:
-    """Whether the checkpoint holds the layer that gives the logits, perhaps for another number of labels."""
-    from ftft.modelmap import label_layer
-
-    return f"{label_layer(model, model.config.num_labels)[0]}.weight" not in info["missing_keys"]
 
 
 def _fit_together(model: Any, tokenizer: Any, where: str) -> None:
@@ -295,21 +273,6 @@ def _first_position(model: Any) -> int:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.padding_idx) + 1
     return 0
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from ``seed`` inside, and leave the global random state untouched (the CUDA ones are not used)."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        yield
-
-
-def _new_parameters(info: dict[str, Any]) -> set[str]:
-    """The parameters that the checkpoint did not give, by transformers' loading report."""
-    return {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
 
 
 def _first_line(error: Exception) -> str:

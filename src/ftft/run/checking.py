@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ftft.data.loading import load_data
+from ftft.methods.registry import build_task
 from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
 from ftft.run.recipe import Recipe, Stage
@@ -14,19 +15,20 @@ from ftft.run.selections import PlannedSelection, plan_selections
 def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = lambda text: None) -> Iterator[str]:
     """Lines for the user: models, data, warnings, plan. Raises UserError at the first thing that cannot work."""
     warnings: list[str] = []
+    task = build_task(recipe.task)
     for name, stage in recipe.stages.items():
         header = inspect(stage.model, f"stages.{name}.model")
-        require_positions(header, recipe.task.max_length, f"stages.{name}.model")
+        require_positions(header, task.longest, f"stages.{name}.model")
         layers = stage.model.keep_layers or header.layers
         size = f"{header.kept_parameters / 1e6:.1f} M parameters"
         yield f"stage {name}: {header.architecture}, {layers} of {header.layers} layers, {size}"
         for set_name, file in recipe.data.evaluation.items():
             warnings += contamination(header, file, set_name)
-    data = load_data(recipe.data, progress=progress)
+    data = load_data(recipe.data, inputs=task.inputs, progress=progress)
     counts = ", ".join(
         f"{label} {int((data.train.labels == index).sum()):,}" for index, label in enumerate(data.train.label_names)
     )
-    yield f"training data: {len(data.train):,} examples ({counts})"
+    yield f"training data: {len(data.train):,} examples{f' ({counts})' if counts else ''}"
     for set_name, one in data.evaluation.items():
         yield f"evaluation set {set_name}: {len(one.examples):,} examples, role {one.role}, {one.split}"
     plans = plan_selections(recipe, data.train)

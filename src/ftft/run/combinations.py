@@ -13,9 +13,10 @@ from ftft.dynamics.score_names import MINIMUM_EPOCHS
 from ftft.engine.settings import ModelSettings, TrainSettings
 from ftft.errors import UserError, did_you_mean
 from ftft.methods.questions import QUESTIONS
-from ftft.methods.registry import header, list_methods, list_tasks, task_header
+from ftft.methods.registry import build_task, header, list_methods, list_tasks, task_header
 from ftft.paths import variables
 from ftft.run.recipe import Recipe, Stage
+from ftft.tasks.contract import Task
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 HELD_OUT = "validation"  # the set that is split off the training rows where no ID validation set is given
@@ -25,15 +26,16 @@ def check_combinations(recipe: Recipe) -> None:
     """Raise UserError for the first combination in a typed recipe that cannot work."""
     if recipe.name is not None:
         _file_name(recipe.name, "name")
-    _check_task(recipe.task.name)
+    task = build_task(recipe.task)
+    _check_task(task.name)
     _check_data(recipe.data)
     _check_names(recipe)
     for name, stage in recipe.stages.items():
         where = f"stages.{name}"
         _check_model(stage.model, f"{where}.model")
         _check_train(stage.train, f"{where}.train")
-        _check_stop(stage, recipe.data, where)
-        _check_tasks(stage, recipe.task.name, where)
+        _check_stop(stage, recipe.data, task, where)
+        _check_tasks(stage, task.name, where)
         _check_needs(stage, where)
         _check_dynamics(name, stage, recipe, where)
         _check_models_used(name, stage, recipe, where)
@@ -103,7 +105,9 @@ def _check_file(file: DataFile, where: str) -> None:
 
 
 def _check_columns(columns: Columns, where: str) -> None:
-    if len(columns.text) not in (1, 2) or len(set(columns.text)) < len(columns.text):
+    if columns.text and columns.inputs:
+        raise UserError(f"{where}: text and inputs are both given; name every column in one of them")
+    if len(columns.text) > 2 or len(set(columns.text)) < len(columns.text):
         raise UserError(f"{where}.text must name one text column, or two different ones for pairs")
 
 
@@ -145,9 +149,12 @@ def _check_train(train: TrainSettings, where: str) -> None:
         raise UserError(f"{where}.evaluate_every: {train.evaluate_every:g} is no whole number of steps, nor a share below 1")
 
 
-def _check_stop(stage: Stage, data: DataSettings, where: str) -> None:
+def _check_stop(stage: Stage, data: DataSettings, task: Task, where: str) -> None:
     if stage.stop is None:
         return
+    if stage.stop.metric not in task.steering:
+        hint = did_you_mean(str(stage.stop.metric), task.steering)
+        raise UserError(f'{where}.stop.metric: {task.name} has no score "{stage.stop.metric}" to steer by{hint}')
     allowed = validation_sets(data)
     for place, name in enumerate(stage.stop.on):
         if name in stage.stop.on[:place]:

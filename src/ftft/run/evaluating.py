@@ -30,7 +30,7 @@ from ftft.methods import registry
 from ftft.models.folder import MODEL_FILE
 from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
-from ftft.models.loading import load_classifier
+from ftft.models.loading import load_model
 from ftft.models.settings import ModelSettings
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe
@@ -58,9 +58,10 @@ class Evaluation:
 def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
     """Evaluation set -> stage -> the sentence that says what the stage's model knows of it; only where it does."""
     found: dict[str, dict[str, str]] = {}
+    longest = registry.build_task(recipe.task).longest
     for name, stage in recipe.stages.items():
         header = inspect(stage.model, f"stages.{name}.model")
-        require_positions(header, recipe.task.max_length, f"stages.{name}.model")
+        require_positions(header, longest, f"stages.{name}.model")
         for set_name, file in recipe.data.evaluation.items():
             for sentence in contamination(header, file, set_name):
                 found.setdefault(set_name, {})[name] = sentence
@@ -120,7 +121,7 @@ def evaluate(
 
     ``training_prior``: the class shares float64 [C] of what the model learned from, which the prior correction starts
     from; None where they are not known. ``load_model`` is called at most once, and only when something has to be
-    predicted; it gives (model, tokenizer, precision).
+    predicted; it gives (model, processor, precision).
     """
     evaluator = registry.build("evaluate", dict(section), where)
     predictions, ledger = _predictions(folder, data, task, load_model, notify, processes)
@@ -179,9 +180,9 @@ def _predictions(
 def _predict_one(
     path: Path, one: EvaluationSet, task: Task, loaded: tuple[Any, Any, Any], processes: Processes
 ) -> tuple[np.ndarray, Ledger]:
-    model, tokenizer, precision = loaded
+    model, processor, precision = loaded
     started, flops, cost = time.perf_counter(), FlopCounter(), Ledger()
-    prepared = task.prepare(one.examples, tokenizer)
+    prepared = task.prepare(one.examples, processor)
     probabilities = predict(model, task, prepared, precision=precision, flops=flops, processes=processes)
     cost.add(
         "evaluation",
@@ -229,7 +230,8 @@ def evaluate_saved(
     With ``out`` the figures (``evaluation.json``) and the per-example predictions are kept there. Raises UserError for a
     model whose labels do not fit the recipe's data.
     """
-    data = load_data(recipe.data, progress=lambda text: notify({"event": "data", "text": text}))
+    task = registry.build_task(recipe.task)
+    data = load_data(recipe.data, inputs=task.inputs, progress=lambda text: notify({"event": "data", "text": text}))
     for sentence in data.warnings:
         notify({"event": "warning", "text": sentence})
 
@@ -246,9 +248,9 @@ def evaluate_saved(
         notify({"event": "warning", "text": f"{model} does not name its classes; they are taken in order: {said}"})
 
     def load() -> tuple[Any, Any, Any]:
-        loaded = load_classifier(settings, data.train.label_names, seed=recipe.seed, require_head=True)
+        loaded = load_model(settings, task.model, data.train.label_names, seed=recipe.seed, require_head=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return loaded.model.to(device), loaded.tokenizer, precisions.resolve("auto", device)
+        return loaded.model.to(device), loaded.processor, precisions.resolve("auto", device)
 
     prior, from_model = _prior_of_saved(model, data)
     stage = recipe.stages[recipe.main] if recipe.main else next(reversed(recipe.stages.values()))
@@ -257,7 +259,7 @@ def evaluate_saved(
         found = evaluate(
             Path(scratch),
             data,
-            registry.build_task(recipe.task),
+            task,
             stage.evaluate,
             where="evaluate",
             seed=recipe.seed,

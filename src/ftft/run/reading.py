@@ -24,8 +24,10 @@ from ftft.run.combinations import check_combinations, is_path
 from ftft.run.overrides import apply_override
 from ftft.run.recipe import Recipe, Stage, upstream
 from ftft.run.yaml_reading import read_yaml_file
+from ftft.tasks.contract import Task
 from ftft.validation import check, field_types, join, plain
 
+DEFAULT_TASK = "text_classification"
 SECTIONS = tuple(name for name in field_types(Stage) if name in QUESTIONS)
 
 
@@ -52,8 +54,9 @@ def recipe_from_dict(raw: Mapping[str, Any], *, default_name: str = "run", folde
     recipe = check(raw, Recipe, "")
     _check_given(raw)
     recipe = _with_only(recipe)
-    validate_task(plain(recipe.task), "task")
-    stages = {name: _complete_stage(name, stage, raw["stages"][name]) for name, stage in recipe.stages.items()}
+    recipe = dataclasses.replace(recipe, task=plain(validate_task(recipe.task, "task")))
+    task = build_task(recipe.task)
+    stages = {name: _complete_stage(name, stage, raw["stages"][name], task) for name, stage in recipe.stages.items()}
     recipe = dataclasses.replace(
         recipe,
         stages=stages,
@@ -130,8 +133,11 @@ def named_paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
 def _with_named_sections(raw: Mapping[str, Any]) -> dict[str, Any]:
     """``adapt: full`` as ``adapt: {name: full}``; likewise the task. Anything misshapen is left for the check."""
     raw = dict(raw)
-    if isinstance(raw.get("task"), str):
-        raw["task"] = {"name": raw["task"]}
+    task = raw.get("task")
+    if isinstance(task, str):
+        raw["task"] = {"name": task}
+    elif isinstance(task, Mapping) and "name" not in task:
+        raw["task"] = {"name": DEFAULT_TASK, **task}
     stages = raw.get("stages")
     if isinstance(stages, Mapping):
         raw["stages"] = {
@@ -160,8 +166,13 @@ def _check_given(raw: Mapping[str, Any]) -> None:
             )
 
 
-def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any]) -> Stage:
+def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any], task: Task) -> Stage:
+    """The stage with every setting of its methods filled in, and what the task says where the recipe is silent."""
     where = f"stages.{name}"
+    if not stage.evaluate:
+        stage = dataclasses.replace(stage, evaluate={"name": task.evaluator})
+    if stage.stop is not None and stage.stop.metric is None:
+        stage = dataclasses.replace(stage, stop=dataclasses.replace(stage.stop, metric=task.steering[0]))
     sections = {
         section: plain(validate_section(section, getattr(stage, section), join(where, section))) for section in SECTIONS
     }
@@ -193,7 +204,6 @@ def _with_only(recipe: Recipe) -> Recipe:
 
 def _check_methods(recipe: Recipe) -> None:
     """Build every method of every stage, so that what it refuses is known before an earlier stage has been trained."""
-    build_task(recipe.task)
     for name, stage in recipe.stages.items():
         for section in SECTIONS:
             build(section, getattr(stage, section), f"stages.{name}.{section}")

@@ -10,9 +10,13 @@ from ftft.data.settings import DataSettings
 from ftft.engine.settings import DynamicsSettings, ModelSettings, StopSettings, TrainSettings
 from ftft.settings import setting
 
-# Settings of a stage that came after stages had been stored and compared: at these values they are left out of every key,
-# so that what was computed before they existed is still known.
-LATER: dict[str, Any] = {"use_models_of": [], "train": {"end_at": None}}
+# Settings that came after stages had been stored and compared: at these values they are left out of every key, so that what
+# was computed before they existed is still known. "*" stands for every name.
+LATER_COLUMNS: dict[str, Any] = {"columns": {"inputs": None}}
+LATER: dict[str, Any] = {
+    "data": {**LATER_COLUMNS, "train": LATER_COLUMNS, "evaluation": {"*": LATER_COLUMNS}},
+    "stages": {"*": {"use_models_of": [], "train": {"end_at": None}}},
+}
 
 Section = dict[str, Any]  # {"name": method, setting: value, ...}; "name" alone may be written as a plain string
 
@@ -34,27 +38,25 @@ class Stage:
     combine: Section = setting({"name": "last"}, "what comes out at the end", factory=dict)
     stop: StopSettings | None = setting(None, "stop before the planned end; null trains to the end")
     dynamics: DynamicsSettings | None = setting(None, "what to record of the training dynamics; null records nothing")
-    evaluate: Section = setting({"name": "classification"}, "what is measured on every evaluation set", factory=dict)
+    evaluate: Section = setting({}, "what is measured on every evaluation set; by default what the task names", factory=dict)
     seed: int | None = setting(None, "this stage's seed; by default the recipe's", ge=0, lt=4294967296)
 
 
-def without_later(stage: Mapping[str, Any], later: Mapping[str, Any] = LATER) -> dict[str, Any]:
-    """A stage's settings for a key: those of ``LATER`` only where they say something."""
-    kept = {}
-    for name, value in stage.items():
-        if isinstance(later.get(name), Mapping) and isinstance(value, Mapping):
-            kept[name] = without_later(value, later[name])
+def without_later(settings: Mapping[str, Any], later: Mapping[str, Any] = LATER) -> dict[str, Any]:
+    """A recipe's settings (or, with a part of ``LATER``, a part's) for a key: later ones only where they say something."""
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = later.get(name, later.get("*"))
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            kept[name] = without_later(value, inner)
+        elif isinstance(inner, Mapping) and isinstance(value, list):
+            kept[name] = [without_later(one, inner) if isinstance(one, Mapping) else one for one in value]
         elif name not in later or value != later[name]:
             kept[name] = value
     return kept
 
 
-@dataclass(frozen=True)
-class TaskSettings:
-    """What kind of task it is, and how long an input may be."""
-
-    name: str = setting("text_classification", "one of `ftft list tasks`")
-    max_length: int = setting(128, "tokens; longer inputs are cut", ge=1)
+LATER_IN_STAGE: dict[str, Any] = LATER["stages"]["*"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Recipe:
     stages: dict[str, Stage]
     name: str | None = setting(None, "the run's name; by default the file's")
     seed: int = setting(0, "seeds shuffling, dropout, heads and the bootstrap", ge=0, lt=4294967296)
-    task: TaskSettings = field(default_factory=TaskSettings)
+    task: Section = setting({"name": "text_classification"}, "what kind of data and model it is", factory=dict)
     baseline: str | None = setting(None, "the stage that is plain fine-tuning (ERM), for comparison and as the unit of cost")
     main: str | None = setting(None, "the stage whose model is the run's result; by default the last that is not the baseline")
     only: list[str] | None = setting(

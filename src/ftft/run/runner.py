@@ -144,7 +144,9 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
 
     started = time.perf_counter()
     tell({"event": "start", "recipe": recipe.name})
-    data = load_data(recipe.data, progress=lambda text: tell({"event": "data", "text": text}))
+    data = load_data(
+        recipe.data, inputs=registry.build_task(recipe.task).inputs, progress=lambda text: tell({"event": "data", "text": text})
+    )
     plan_selections(recipe, data.train)  # refuses a selection that cannot work before an earlier stage is trained
     seen = sets_seen(recipe)
     processes.once(begin)
@@ -238,8 +240,8 @@ class _Run:
     def _evaluate(self, stage: FinishedStage) -> Evaluation:
         def load() -> tuple[Any, Any, Any]:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            model, tokenizer = load_saved(stage.model_folder)
-            return model.to(device), tokenizer, stage.summary["precision"]
+            model, processor = load_saved(stage.model_folder, self.task.model)
+            return model.to(device), processor, stage.summary["precision"]
 
         return evaluate(
             stage.folder / "predictions",
@@ -270,8 +272,8 @@ class _Run:
         return self._erm
 
     def _padded_lengths(self, name: str) -> np.ndarray:
-        _, tokenizer = load_saved(self.stages[name].model_folder)
-        return padded_lengths(self.task, self.task.prepare(self.data.train, tokenizer))
+        _, processor = load_saved(self.stages[name].model_folder, self.task.model)
+        return padded_lengths(self.task, self.task.prepare(self.data.train, processor))
 
     def _cost(self, name: str) -> dict[str, Any]:
         ledgers = {other: stage.ledger for other, stage in self.stages.items()}

@@ -10,7 +10,7 @@ from ftft.methods.header import MethodHeader, SettingHeader
 from ftft.methods.questions import ASKED
 from ftft.methods.registry import list_methods, list_tasks
 from ftft.run.reading import SECTIONS
-from ftft.run.recipe import Recipe, Stage, TaskSettings
+from ftft.run.recipe import Recipe, Stage
 from ftft.validation import field_types, is_union, plain, required
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -71,12 +71,10 @@ def _dataclass_schema(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
             schema: dict[str, Any] = {"$ref": f"#/$defs/{field.name}"}
             definitions[field.name] = section_schema(field.name, definitions)
         elif cls is Recipe and field.name == "task":
-            named = [task.name for task in list_tasks()]
-            schema = {"anyOf": [{"enum": named}, type_schema(TaskSettings, definitions)]}
+            schema = {"$ref": "#/$defs/task"}
+            definitions["task"] = _section_schema(list_tasks(), "What kind of data and model is it?", definitions)
         else:
             schema = type_schema(field_types(cls)[field.name], definitions, field.metadata.get("bounds"))
-        if cls is TaskSettings and field.name == "name":
-            schema = {"enum": [task.name for task in list_tasks()]}
         properties[field.name] = {**schema, **_notes(field)}
     needed = [field.name for field in dataclasses.fields(cls) if required(field)]
     return {
@@ -101,10 +99,13 @@ def _notes(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 def section_schema(question: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """A method section: the bare name of a method whose settings all have defaults, or one method with its settings."""
-    methods = list_methods(question)
+    return _section_schema(list_methods(question), ASKED[question], definitions)
+
+
+def _section_schema(methods: Sequence[MethodHeader], asked: str, definitions: dict[str, Any]) -> dict[str, Any]:
     bare = [method.name for method in methods if not any(setting.required for setting in method.settings)]
     forms = ([{"enum": bare}] if bare else []) + [_method_schema(method, definitions) for method in methods]
-    return {"description": ASKED[question], **({"oneOf": forms} if forms else {"not": {}})}
+    return {"description": asked, **({"oneOf": forms} if forms else {"not": {}})}
 
 
 def _method_schema(method: MethodHeader, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -32,11 +32,11 @@ from ftft.files import fingerprint
 from ftft.methods import registry
 from ftft.methods.contract import Adapted, Checkpoint, Objective, Selection
 from ftft.methods.selection import write_selection
-from ftft.models.loading import LoadedModel, load_classifier, load_saved
+from ftft.models.loading import LoadedModel, load_model, load_saved
 from ftft.models.saving import save_model
 from ftft.paths import expand
 from ftft.run.portable import portable_model
-from ftft.run.recipe import Recipe, Stage, without_later
+from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, without_later
 from ftft.run.selections import learned_prior, rows_and_weights
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets, WeightsOnValidation
@@ -116,7 +116,7 @@ class StageRun:
 
     def spec(self, model_fingerprint: str, precision: str, dynamics_key: str | None) -> dict[str, Any]:
         """Everything that determines this stage's outcome, and nothing else; its hash is the stage's key."""
-        stage = without_later(asdict(self.stage))
+        stage = without_later(asdict(self.stage), LATER_IN_STAGE)
         for irrelevant in ("evaluate", "model", "seed", "use_dynamics_of"):
             stage.pop(irrelevant)
         if self.stage.use_models_of:
@@ -128,7 +128,7 @@ class StageRun:
         steering = {name: [one.examples.fingerprint, one.merge] for name, one in self.steering_sets().items()}
         return {
             "version": OUTCOME_VERSION,
-            "task": asdict(self.recipe.task),
+            "task": dict(self.recipe.task),
             "stage": stage,
             "seed": self.seed,
             "model": model_fingerprint,
@@ -148,7 +148,7 @@ class StageRun:
         accelerator = Accelerator(cpu=on_cpu)
         precision = self._precision(accelerator.device)
         dtype = torch.float64 if precision == "fp64" else torch.float32
-        model = load_classifier(self.stage.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
+        model = self._load(dtype)
         dynamics, dynamics_key = self._dynamics_to_use()
         spec = self.spec(model.fingerprint, precision, dynamics_key)
         key = stage_key(spec)
@@ -165,6 +165,13 @@ class StageRun:
             self.processes.once(folder.remove_checkpoints)  # a kill may have come between the record and their removal
         self.notify({"event": "reused", "stage": self.name})
         return self._finished(folder, key, reused=True)
+
+    def _load(self, dtype: torch.dtype | None = None) -> LoadedModel:
+        """The pretrained model the stage begins with, loaded anew: training changes the weights in place."""
+        return load_model(self.stage.model, self.task.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
+
+    def _base_state(self) -> dict[str, torch.Tensor]:
+        return dict(self._load().model.state_dict())
 
     def _precision(self, device: torch.device) -> precisions.Precision:
         setting = self.stage.train.precision
@@ -205,7 +212,7 @@ class StageRun:
         rows, weights = rows_and_weights(selection, self.data.train.ids)
         torch.manual_seed(self.processes.seed(self.seed))
         np.random.seed(self.processes.seed(self.seed) % 2**32)
-        prepared = self.task.prepare(self.data.train, model.tokenizer)
+        prepared = self.task.prepare(self.data.train, model.processor)
         objective = registry.build("objective", self.stage.objective, f"{self.where}.objective")
         assembled = assemble(
             model.model,
@@ -303,7 +310,7 @@ class StageRun:
         sets = self.steering_sets()
         if not sets:
             raise UserError(f"{self.where} needs a validation set to stop or to keep the best checkpoint, and there is none")
-        prepared = {name: self.task.prepare(one.examples, model.tokenizer) for name, one in sets.items()}
+        prepared = {name: self.task.prepare(one.examples, model.processor) for name, one in sets.items()}
         settings = self.stage.stop or StopSettings(patience=ENDLESS)
         return SteeringSets(self.task, sets, prepared, settings, training.precision, training.flops, lambda: training.ledger)
 
@@ -320,11 +327,11 @@ class StageRun:
         combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
         validation = self._validation(model, training) if "validation" in needs_of(combiner) else None
         checkpoints = [*self._checkpoints(adapted, training, outcome), *self._members(model)]
-        artefact = combiner.combine(lambda: _base_state(self, model), checkpoints, validation)
+        artefact = combiner.combine(self._base_state, checkpoints, validation)
         plain = self._plain(model, adapted, artefact.state)
         prior = dict(zip(self.data.train.label_names, learned_prior(selection, self.data.train).tolist()))
         metadata = {"lineage": list(model.description.get("lineage", ())), "training_prior": prior}
-        save_model(folder.path("model"), plain, model.tokenizer, metadata=metadata)
+        save_model(folder.path("model"), plain, model.processor, metadata=metadata)
         if training.dynamics is not None:
             write_dynamics(training.dynamics.dynamics(), folder.path("dynamics.parquet"))
         training.ledger.observe_memory("training")
@@ -358,12 +365,12 @@ class StageRun:
 
     def _members(self, model: LoadedModel) -> Iterator[Checkpoint]:
         """The finished models of the stages in ``use_models_of``; UserError where one is of another shape."""
-        shapes = {name: value.shape for name, value in _base_state(self, model).items()} if self.stage.use_models_of else {}
+        shapes = {name: value.shape for name, value in self._base_state().items()} if self.stage.use_models_of else {}
         for name in self.stage.use_models_of:
             finished = self.earlier[name]
 
             def load(folder: Path = finished.model_folder, name: str = name) -> dict[str, torch.Tensor]:
-                state = dict(load_saved(folder, where=f"{self.where}.use_models_of")[0].state_dict())
+                state = dict(load_saved(folder, self.task.model, where=f"{self.where}.use_models_of")[0].state_dict())
                 if {one: value.shape for one, value in state.items()} != shapes:
                     raise UserError(
                         f"{self.where}.use_models_of: the model of stage {name} has other weights than this stage's; "
@@ -374,7 +381,7 @@ class StageRun:
             yield Checkpoint(finished.summary["training"]["steps"], None, load, stage=name)
 
     def _validation(self, model: LoadedModel, training: Training) -> WeightsOnValidation:
-        plain = load_classifier(self.stage.model, self.data.train.label_names, seed=self.seed).model
+        plain = self._load().model
         return WeightsOnValidation(self._steering(model, training), plain.to(training.accelerator.device))
 
     def _plain(self, model: LoadedModel, adapted: Adapted, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
@@ -382,7 +389,7 @@ class StageRun:
         plain = adapted.model
         if adapted.plain_state is not None:  # its modules were wrapped or replaced
             dtype = next(iter(adapted.model.parameters())).dtype
-            plain = load_classifier(self.stage.model, self.data.train.label_names, seed=self.seed, dtype=dtype).model
+            plain = self._load(dtype).model
         plain.load_state_dict(state)
         return plain
 
@@ -414,8 +421,3 @@ def _goodness(training: Training, score: float | None) -> float | None:
 def _best_state(folder: Path | None, step: int | None) -> dict[str, torch.Tensor]:
     assert folder is not None and step is not None
     return CheckpointFolder(best_folder(folder)).load(step).trees["model"]
-
-
-def _base_state(run: StageRun, model: LoadedModel) -> dict[str, torch.Tensor]:
-    """The pretrained weights the stage began with, loaded anew (training changed them in place)."""
-    return dict(load_classifier(run.stage.model, run.data.train.label_names, seed=run.seed).model.state_dict())

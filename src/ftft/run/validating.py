@@ -23,8 +23,6 @@ from ftft.engine.stopping import EarlyStopping
 from ftft.tasks import metrics
 from ftft.tasks.contract import Batch, Prepared, Task
 
-STEERING = ("accuracy", "macro_f1", "auroc", "average_precision", "log_loss")
-
 Scores = dict[str, dict[str, float]]  # validation set -> metric -> value
 
 
@@ -46,13 +44,14 @@ class SteeringSets:
         found = {}
         for name, one in self.sets.items():
             data = self.prepared[name]
-            probabilities = predict(model, self.task, data, precision=self.precision, flops=self.flops, processes=processes)
+            predictions = predict(model, self.task, data, precision=self.precision, flops=self.flops, processes=processes)
             self.books().add("evaluation", examples=len(data), tokens=int(data.lengths.sum()))
-            found[name] = steering_scores(one, probabilities)
+            found[name] = steering_scores(self.task, one, predictions)
         return found
 
     def mean(self, scores: Mapping[str, Mapping[str, float]]) -> float:
         """The mean over the sets of the metric that steers."""
+        assert self.settings.metric is not None, "a recipe that was read names the metric"
         return float(np.mean([one[self.settings.metric] for one in scores.values()]))
 
 
@@ -113,10 +112,10 @@ class _With(torch.nn.Module):
         return torch.func.functional_call(self.inner[0], self.state, args, inputs)
 
 
-def steering_scores(one: EvaluationSet, probabilities: np.ndarray) -> dict[str, float]:
-    """The scores a stage can be steered by, of probabilities [N, C] over the model's classes."""
-    own = probabilities.astype(np.float64)
+def steering_scores(task: Task, one: EvaluationSet, predictions: np.ndarray) -> dict[str, float]:
+    """The scores a stage can be steered by, of predictions [N, K] (of a classifier: over the model's classes)."""
+    own = predictions.astype(np.float64)
     if one.merge is not None:
         own = metrics.merge_probabilities(own, one.merge)
-    found = metrics.all_metrics(one.examples.labels, metrics.normalise(own))
-    return {("loss" if name == "log_loss" else name): float(found[name]) for name in STEERING}
+    found = task.measure(one.examples.labels, own)
+    return {name: float(found[name]) for name in task.steering}

@@ -12,16 +12,18 @@ so that a step's loss is the mean over all its target tokens, however they fall 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from ftft.data.inputs import TaskInputs
 from ftft.errors import UserError
 from ftft.settings import setting
 from ftft.tasks.contract import Batch, Prepared, UnitLogits
-from ftft.tasks.sequences import IGNORED, statistics_of
+from ftft.tasks.sequences import IGNORED, measure, statistics_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +43,15 @@ class CausalLanguageModelling:
 
     name: ClassVar[str] = "causal_language_modelling"
     offers: ClassVar[tuple[str, ...]] = ()
+    inputs: ClassVar[TaskInputs] = TaskInputs(({"prompt": "text", "completion": "text"}, {"text": "text"}), labelled=False)
+    model: ClassVar[str] = "causal_language_model"
+    evaluator: ClassVar[str] = "language_modelling"
+    steering: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
+
+    @property
+    def longest(self) -> int:
+        """The most tokens an input has."""
+        return self.max_length
 
     def prepare(self, examples: Examples, processor: Any) -> Prepared:
         """Tokenise every row. UserError where the tokenizer has no end-of-text token, or a row has no target token."""
@@ -144,9 +155,20 @@ class CausalLanguageModelling:
             values, _ = statistics_of(outputs.detach(), batch.extra["targets"])
         return {name: value.cpu() for name, value in values.items()}
 
-    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Not defined for sequences: a classifier's predictions are one row of classes per example."""
-        raise UserError("causal_language_modelling gives no class probabilities; it is measured by its statistics per sequence")
+    def predictions(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """:data:`ftft.tasks.sequences.PREDICTIONS` of every row, float32 [B, 3]."""
+        import torch
+
+        with torch.no_grad():
+            values, tokens = statistics_of(outputs.detach(), batch.extra["targets"])
+        kept = [values["mean_log_probability"], values["token_accuracy"], tokens]
+        return torch.stack([one.to("cpu", torch.float32) for one in kept], dim=1)
+
+    def measure(
+        self, labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None
+    ) -> Mapping[str, np.ndarray | float]:
+        """:func:`ftft.tasks.sequences.measure`."""
+        return measure(predictions, counts)
 
 
 def _tokenise(processor: Any, texts: list[str]) -> list[list[int]]:

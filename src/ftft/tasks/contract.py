@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+
+from ftft.data.inputs import TaskInputs
 
 if TYPE_CHECKING:
     import torch
 
     from ftft.data.examples import Examples
+    from ftft.tasks.metrics import Values
 
 
 @dataclass
@@ -69,7 +72,16 @@ class Prepared:
 class Task(Protocol):
     """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data."""
 
-    name: str
+    name: ClassVar[str]
+    inputs: ClassVar[TaskInputs]  # what it reads of a row
+    model: ClassVar[str]  # the kind of model (:data:`ftft.models.kinds.KINDS`)
+    evaluator: ClassVar[str]  # what measures it where a recipe does not say
+    steering: ClassVar[tuple[str, ...]]  # the scores of `measure` that may stop a training, the usual one first
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens an input has; None where inputs are not made of tokens."""
+        ...
 
     def prepare(self, examples: Examples, processor: Any) -> Prepared:
         """Tokenise; ``processor`` is what came with the model (a tokenizer)."""
@@ -99,6 +111,11 @@ class Task(Protocol):
         """What the dynamics keep of each example, detached, float32 on the CPU (classification: ``logits`` [B, C])."""
         ...
 
-    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Predictions kept for evaluation, float32 on the CPU [B, C]."""
+    def predictions(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What is kept of each example for evaluation, float32 on the CPU [B, K] (classification: probabilities [B, C])."""
+        ...
+
+    def measure(self, labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None) -> Mapping[str, Values]:
+        """The quick scores of predictions float64 [N, K] on examples with ``labels`` int64 [N], those of ``steering`` among
+        them; with ``counts`` float64 [R, N], how often each example counts, R values of each."""
         ...

@@ -114,6 +114,15 @@ def all_metrics(
     }
 
 
+STEERING = ("accuracy", "macro_f1", "auroc", "average_precision", "loss")
+
+
+def steering_scores(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray | None = None) -> dict[str, Values]:
+    """The scores a training can be steered by, of probabilities [N, K] that need not be normalised."""
+    found = all_metrics(labels, normalise(probabilities), counts)
+    return {name: found["log_loss" if name == "loss" else name] for name in STEERING}
+
+
 def predicted_classes(predictions: np.ndarray) -> np.ndarray:
     """int64 [N]: the classes themselves where ``predictions`` is [N], the argmax of probabilities [N, K]."""
     return predictions if predictions.ndim == 1 else predictions.argmax(axis=1)

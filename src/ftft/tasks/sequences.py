@@ -12,11 +12,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
 
 STATISTICS = ("mean_log_probability", "probability", "token_accuracy", "entropy")
 IGNORED = -100
+# What is kept of a sequence for evaluation, column by column.
+PREDICTIONS = ("mean_log_probability", "token_accuracy", "tokens")
 # Tokens x vocabulary that are held in float32 at a time while the statistics are computed.
 ELEMENTS_AT_ONCE = 1 << 24
 
@@ -47,6 +51,17 @@ def means(
         "token_accuracy": (correct / divisor).to(torch.float32),
         "entropy": (entropy / divisor).to(torch.float32),
     }
+
+
+def measure(predictions: np.ndarray, counts: np.ndarray | None = None) -> dict[str, np.ndarray | float]:
+    """Of N sequences as in ``PREDICTIONS``, float64 [N, 3]: ``loss``, the mean negative log-probability of a target token over
+    all tokens (not over sequences, which would weigh short ones higher), in nats; ``perplexity`` = exp(loss); and the share of
+    target tokens that are the likeliest. With ``counts`` [R, N], how often each sequence counts, R values each."""
+    tokens = predictions[:, 2]
+    weights = tokens if counts is None else counts * tokens
+    total = weights.sum(axis=-1)
+    loss = -(weights @ predictions[:, 0]) / total
+    return {"loss": loss, "perplexity": np.exp(loss), "token_accuracy": (weights @ predictions[:, 1]) / total}
 
 
 def _per_token(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ neither positions nor, in decoders, what a token can see, so that an example's l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from ftft.data.inputs import TEXTS, TaskInputs
 from ftft.errors import UserError
 from ftft.settings import setting
+from ftft.tasks import metrics
 from ftft.tasks.contract import Batch, Prepared, UnitLogits
 
 if TYPE_CHECKING:
@@ -36,6 +38,15 @@ class TextClassification:
 
     name: ClassVar[str] = "text_classification"
     offers: ClassVar[tuple[str, ...]] = ("recipes",)
+    inputs: ClassVar[TaskInputs] = TEXTS
+    model: ClassVar[str] = "sequence_classification"
+    evaluator: ClassVar[str] = "classification"
+    steering: ClassVar[tuple[str, ...]] = metrics.STEERING
+
+    @property
+    def longest(self) -> int:
+        """The most tokens an input has."""
+        return self.max_length
 
     def prepare(self, examples: Examples, processor: Any) -> Prepared:
         """Tokenise every example with the model's tokenizer, cutting to ``max_length`` tokens.
@@ -126,11 +137,17 @@ class TextClassification:
 
         return {"logits": outputs.detach().to("cpu", torch.float32)}
 
-    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
+    def predictions(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """softmax(logits) in float32 [B, C]."""
         import torch
 
         return torch.softmax(outputs.detach().to("cpu", torch.float32), dim=-1)
+
+    def measure(
+        self, labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None
+    ) -> Mapping[str, metrics.Values]:
+        """:func:`ftft.tasks.metrics.steering_scores` of probabilities [N, C]."""
+        return metrics.steering_scores(labels, predictions, counts)
 
     def _require_length(self, processor: Any, *, pair: bool) -> None:
         limit = processor.model_max_length

@@ -1,0 +1,32 @@
+"""The kinds of models that tasks ask for, and the class of transformers that loads each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftft.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """``loader``: the class of transformers whose ``from_pretrained`` loads it. ``said``: what messages call it.
+    ``labelled``: its last layer gives a logit for each class and may be drawn anew; otherwise the checkpoint must have every
+    weight. ``reads``: what comes with the model to make inputs of rows."""
+
+    loader: str
+    said: str
+    labelled: bool
+    reads: str = "tokenizer"
+
+
+KINDS: dict[str, ModelKind] = {
+    "sequence_classification": ModelKind("AutoModelForSequenceClassification", "a classifier", labelled=True),
+    "causal_language_model": ModelKind("AutoModelForCausalLM", "a causal language model", labelled=False),
+}
+
+
+def kind_of(name: str) -> ModelKind:
+    """The kind a task names; UserError for one that is not known."""
+    if name not in KINDS:
+        raise UserError(f'there is no kind of model "{name}"{did_you_mean(name, KINDS)}')
+    return KINDS[name]
