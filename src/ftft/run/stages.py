@@ -311,7 +311,7 @@ class StageRun:
         if not sets:
             raise UserError(f"{self.where} needs a validation set to stop or to keep the best checkpoint, and there is none")
         prepared = {name: self.task.prepare(one.examples, model.processor) for name, one in sets.items()}
-        settings = self.stage.stop or StopSettings(patience=ENDLESS)
+        settings = self.stage.stop or StopSettings(patience=ENDLESS, metric=self.task.steering[0])
         return SteeringSets(self.task, sets, prepared, settings, training.precision, training.flops, lambda: training.ledger)
 
     def _finish(
