@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ftft.data.corrections import correct, read_corrections
 from ftft.data.duplicates import Overlap, find_overlaps
 from ftft.data.examples import EvaluationSet, Examples, LoadedData
 from ftft.data.hashing import content_hashes, fingerprint_examples, hash_below, hex_strings, lowest_hashes
@@ -60,6 +61,9 @@ def load_data(
         raise UserError("data.train names no file; at least one is needed")
     _check_variables(files, settings.evaluation)
     _refuse_training_files(files, settings.evaluation)
+    corrections = None
+    if settings.corrections is not None:
+        corrections = read_corrections(expand(settings.corrections, "data.corrections"))
     warnings: list[str] = []
     parts = [_read_part(file, settings, input_names, say) for file in files]
     names = model_labels([part.labels for part in parts], settings.labels, warnings)
@@ -72,6 +76,11 @@ def load_data(
     if not any(found.role == "id" and found.split == "validation" for found in sets.values()):
         train, held_out = _hold_out(train, settings)
         sets = {HELD_OUT: held_out, **sets}
+    corrected = None
+    if corrections is not None:
+        corrected = correct(train, corrections, {name: one.examples.ids for name, one in sets.items()})
+        train = corrected.examples
+        warnings.append(corrected.sentence)
     say("looking for training rows in the evaluation sets")
     overlaps = find_overlaps(train.inputs, {name: found.examples.inputs for name, found in sets.items()})
     warnings += _overlap_warnings(overlaps, sets, dropped=settings.drop_duplicates_of_evaluation)
@@ -81,6 +90,8 @@ def load_data(
     train = _with_fingerprint(train)
     sets = {name: dataclasses.replace(found, examples=_with_fingerprint(found.examples)) for name, found in sets.items()}
     report = _report(train, sets, overlaps)
+    if corrected is not None:
+        report["corrections"] = corrected.counts
     warnings += _empty_text_warnings(report)
     return LoadedData(train=train, evaluation=sets, warnings=tuple(warnings), report=report)
 
