@@ -30,13 +30,24 @@ COMMANDS = {
     "select": "Choose examples by their training dynamics.",
     "score": "Write every score of every example, from dynamics or from checkpoints.",
     "eval": "Evaluate a saved model on a recipe's evaluation sets.",
+    "bundle": "Make a folder of a run's training dynamics that can be given to others.",
     "export": "Write training dynamics in the format of dataset cartography.",
     "demo": "Plain fine-tuning against FTFT on generated data, in minutes.",
     "list": "List methods, scores and tasks, or show one of them.",
     "schema": "Write the recipe's JSON Schema, for editors.",
 }
 
-WRITING = ("compare", "init", "report", "select", "score", "eval", "export", "demo")  # `run` alone knows how to share its work
+WRITING = (
+    "compare",
+    "init",
+    "report",
+    "select",
+    "score",
+    "eval",
+    "bundle",
+    "export",
+    "demo",
+)  # `run` alone knows how to share its work
 
 USER_ERROR, INTERRUPTED = 2, 130
 SECONDS_TO_SPEAK = 30

@@ -96,12 +96,20 @@ def load_data(
     return LoadedData(train=train, evaluation=sets, warnings=tuple(warnings), report=report)
 
 
-def load_examples(file: DataFile, columns: Columns, *, input_names: Sequence[str] = ("text", "text_pair")) -> Examples:
-    """The labelled examples of one file alone, without evaluation sets or a held-out part; errors as in :func:`load_data`."""
-    settings = DataSettings(train=file, columns=columns)
-    part = _read_part(file, settings, input_names, lambda message: None)
-    names = model_labels([part.labels], None, [])
-    return _with_fingerprint(_examples([part], names, [to_codes(part.labels, names, owner="training")]))
+def load_examples(
+    file: DataFile | Sequence[DataFile],
+    columns: Columns,
+    *,
+    input_names: Sequence[str] = ("text", "text_pair"),
+    label_names: list[str] | None = None,
+) -> Examples:
+    """The labelled examples of one file, or of several after one another, without evaluation sets or a held-out part; errors
+    as in :func:`load_data`, whose ``data.labels`` are ``label_names`` here."""
+    files = [file] if isinstance(file, DataFile) else list(file)
+    settings = DataSettings(train=files, columns=columns, labels=label_names)
+    parts = [_read_part(one, settings, input_names, lambda message: None) for one in files]
+    names = model_labels([part.labels for part in parts], label_names, [])
+    return _with_fingerprint(_examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts]))
 
 
 def _check_variables(files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile]) -> None:
