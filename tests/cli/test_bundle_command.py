@@ -136,9 +136,6 @@ def test_rows_that_the_run_left_out_itself_may_be_in_the_data(
     stages: dict[str, Any] = {"reference": {"dynamics": {"mode": "online"}, "train": train}}
     tiny_recipe(tmp_path, tiny_bert_folder, stages)
     two = [{"path": str(tmp_path / "train.csv")}, {"path": str(tmp_path / "validation.csv"), "limit": 20}]
-    with (tmp_path / "validation.csv").open(encoding="utf-8") as stream:
-        columns = {"id": "no", "text": ["text"], "label": "label"} if "no" in stream.readline().split(",") else None
-    assert columns is None
     recipe = tiny_recipe(
         tmp_path, tiny_bert_folder, stages, data={"train": two, "evaluation": {}, "columns": {"text": ["text"]}}
     )
@@ -146,10 +143,7 @@ def test_rows_that_the_run_left_out_itself_may_be_in_the_data(
     assert call("bundle", run, "--out", tmp_path / "b") == 0
     document = json.loads((tmp_path / "b" / "bundle.json").read_text())
     assert document["data"]["part_of"] == ["validation_fraction"] and document["data"]["id_rule"][0]["rule"] == "content"
-    assert document["data"]["files"] == [{"hub_split": "train"}, {"limit": 20}] or document["data"]["files"] == [
-        {},
-        {"limit": 20},
-    ]
+    assert document["data"]["files"] == [{}, {"limit": 20}]
     held = 116 - document["examples"]
     capsys.readouterr()
     data = ("--data", tmp_path / "train.csv", "--data", tmp_path / "validation.csv")
@@ -197,7 +191,6 @@ def test_what_cannot_be_bundled_is_refused(
     bundle: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ("--out", tmp_path / "new")
-    assert "the stage" not in refusal(capsys, "bundle", finished_run, "--stage", "refrence", *out)
     said = refusal(capsys, "bundle", finished_run, "--stage", "refrence", *out)
     assert '"refrence" is not a stage of the run; did you mean "reference"?' in said
     assert '"erm" recorded no dynamics' in refusal(capsys, "bundle", finished_run, "--stage", "erm", *out)
