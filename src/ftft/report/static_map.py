@@ -27,8 +27,11 @@ CORRECTNESS = ("#b2182b", "#ef8a62", "#8f8f8f", "#67a9cf", "#2166ac")
 CLASSES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7a5195", "#8c6d31")
 ONE_COLOUR, INK, OTHERS = "#2166ac", "#1a1a1a", "#9a9a9a"
 # Beside their regions, where no point can be: variability is at most the square root of confidence times one minus it.
-REGIONS = (("\u2190 easy to learn", 0.205, 1.0, "left"), ("ambiguous \u2193", 0.5, 0.93, "right"))
-REGIONS += (("\u2190 hard to learn", 0.205, 0.0, "left"),)
+REGIONS = (
+    ("\u2190 easy to learn", 0.205, 1.0, "left"),
+    ("ambiguous \u2193", 0.5, 0.93, "right"),
+    ("\u2190 hard to learn", 0.205, 0.0, "left"),
+)
 SETTINGS = {
     "svg.hashsalt": "ftft",  # else the names of clip paths are drawn by chance
     "svg.fonttype": "path",
