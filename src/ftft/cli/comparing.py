@@ -86,10 +86,12 @@ class ComparisonProgress(Listener):
     def _on_step(self, event: dict[str, Any]) -> None:
         key, stage, step = event["work"].key, event["stage"], event["step"]
         if self.begun.get(key, ("",))[0] != stage:
-            self.begun[key] = (stage, time.monotonic(), step - 1)
+            self.begun[key] = (stage, time.monotonic(), step)
         _, started, first = self.begun[key]
-        left = duration((time.monotonic() - started) / max(1, step - first) * (event["steps"] - step))
-        self._does(event, f"{stage} step {step} of {event['steps']}, loss {event['loss']:.3f}, about {left} left")
+        left = ""
+        if step > first:
+            left = f", about {duration((time.monotonic() - started) / (step - first) * (event['steps'] - step))} left"
+        self._does(event, f"{stage} step {step} of {event['steps']}, loss {event['loss']:.3f}{left}")
         now = time.monotonic()
         if not self.console.is_terminal and now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
