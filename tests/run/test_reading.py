@@ -322,6 +322,17 @@ def test_relative_paths_start_from_the_recipe_s_folder_where_they_exist_there(fi
     assert recipe.data.evaluation["dev"].path == "dev.csv"
 
 
+def test_a_corrections_file_is_looked_for_like_a_data_file(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    stages = "stages: {erm: {model: {path: .}, train: {steps: 1}}}\n"
+    recipe.write_text(f"data: {{train: {{path: r.yaml}}, columns: {{text: [t]}}, corrections: fixes.csv}}\n{stages}")
+    with pytest.raises(UserError, match="data.corrections: fixes.csv does not exist"):
+        check_files(load_recipe(recipe))
+    (tmp_path / "fixes.csv").write_text("id,action,label\n")
+    assert load_recipe(recipe).data.corrections == f"{tmp_path}/fixes.csv"
+    check_files(load_recipe(recipe))
+
+
 def test_missing_files_are_found_by_check_files_only(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FTFT_TEST_DATA", raising=False)

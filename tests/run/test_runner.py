@@ -143,6 +143,24 @@ def test_paths_stand_as_the_recipe_writes_them(
     assert any("copy" in warning for warning in result["warnings"])
 
 
+def test_corrections_are_in_the_result(
+    tmp_path: Path, tiny_bert_folder: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}})
+    with (tmp_path / "train.csv").open(encoding="utf-8", newline="") as stream:
+        first, second, *_ = csv.DictReader(stream)
+    other = {"negative": "positive", "positive": "negative"}[first["label"]]
+    lines = f"id,action,label\n{first['id']},relabel,{other}\n{second['id']},drop,\n"
+    (tmp_path / "corrections.csv").write_text(lines, encoding="utf-8")
+    stages = {"erm": {"train": {"steps": 2, "batch_size": 8, "precision": "fp32"}}}
+    recipe = tiny_recipe(tmp_path, tiny_bert_folder, stages, data={"corrections": str(tmp_path / "corrections.csv")})
+    result = read_result(run_recipe(recipe))
+    told = {"relabelled": 1, "unchanged": 0, "dropped": 1}
+    assert told.items() <= result["data"]["corrections"].items() and result["data"]["train"]["n"] == 95
+    assert result["recipe"]["data"]["corrections"] == "corrections.csv"
+    assert [line for line in result["warnings"] if "corrections.csv relabels 1" in line and str(tmp_path) not in line]
+
+
 def test_steering_by_ood_validation_is_stamped_by_the_present_roles(
     tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]
 ) -> None:

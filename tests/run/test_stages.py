@@ -68,6 +68,20 @@ def test_the_key_changes_with_what_determines_the_outcome_and_with_nothing_else(
     assert len({first, *keys}) == 1 + len(keys)
 
 
+def test_corrections_change_the_key_by_what_they_correct_and_not_by_their_file(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    def corrected(name: str, lines: str) -> str:
+        (tmp_path / name).write_text(f"id,action,label\n{lines}", encoding="utf-8")
+        changes = {"corrections": str(tmp_path / name)}
+        return key(tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {"train": NO_TRAINING}}, data=changes), tmp_path / "store")
+
+    first, second = load_data(tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}}).data).train.ids.to_pylist()[:2]
+    plain = key(tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {"train": NO_TRAINING}}), tmp_path / "store")
+    keys = [plain, corrected("a.csv", f"{first},drop,\n"), corrected("a.csv", f"{second},drop,\n")]
+    assert len(set(keys)) == 3 and corrected("b.csv", f"{second},drop,\n") == keys[2]
+
+
 def test_a_finished_stage_is_taken_from_the_store_with_all_it_left(
     tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]
 ) -> None:

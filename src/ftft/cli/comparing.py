@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ftft.cli.progress import PLAIN_SECONDS, Listener
+from ftft.cli.progress import PLAIN_SECONDS, Listener, duration, mean_scores
 from ftft.comparison.cells import Cell
 from ftft.comparison.planning import Plan, Work
 from ftft.comparison.suite import Suite
@@ -27,6 +27,8 @@ class ComparisonProgress(Listener):
         self.plan: Plan | None = None
         self.seconds: list[float] = []  # of the cells that ended here
         self.running: dict[str, tuple[Work, float, str]] = {}  # key -> work, start, what it does
+        self.begun: dict[str, tuple[str, float, int]] = {}  # key -> the stage that trains, when and at which step it began
+        self.latest: dict[str, str] = {}  # key -> what the stage that was evaluated last scored and cost
         self._last_line = 0.0
         self.live = Live(console=self.console, transient=True, refresh_per_second=4, get_renderable=self._screen)
 
@@ -54,18 +56,42 @@ class ComparisonProgress(Listener):
         self._say(f"  {event['work'].title}: started")
 
     def _on_ended(self, event: dict[str, Any]) -> None:
-        self.running.pop(event["work"].key, None)
+        key = event["work"].key
+        self.running.pop(key, None)
+        self.begun.pop(key, None)
+        latest = self.latest.pop(key, "")
         if event["why"] is None:
             self.seconds.append(event["seconds"])
-            self._say(f"  {event['work'].title}: finished in {event['seconds']:.0f} s")
+            said = f": {latest}" if latest else ""
+            self._say(f"  {event['work'].title}: finished in {event['seconds']:.0f} s{said}")
         elif event["why"]:
             self._say(f"  {event['work'].title}: failed: {event['why']}")
 
     def _on_stage(self, event: dict[str, Any]) -> None:
-        self._does(event, event["stage"])
+        self._does(event, f"{event['stage']} ({event['number']} of {event['of']})")
+
+    def _on_evaluated(self, event: dict[str, Any]) -> None:
+        work = event["work"]
+        cost = self._cost(work, event["cost"]["flops"], event["cost"]["fraction_of_erm"])
+        self.latest[work.key] = ", ".join(part for part in (mean_scores(event), cost) if part)
+
+    def _cost(self, work: Work, flops: float, fraction: float | None) -> str:
+        """Against the baseline's cell of the same seed where it is finished, else against the estimate of the run itself."""
+        state = self.plan.rows.get((work.task, self.suite.baseline)) if self.plan is not None else None
+        baseline = state.cells.get(work.seed) if state is not None else None
+        if baseline is not None:
+            fraction = flops / baseline.flops
+        return f"cost {100 * fraction:.0f} % of ERM" if fraction is not None else ""
 
     def _on_step(self, event: dict[str, Any]) -> None:
-        self._does(event, f"{event['stage']} step {event['step']} of {event['steps']}, loss {event['loss']:.3f}")
+        key, stage, step = event["work"].key, event["stage"], event["step"]
+        if self.begun.get(key, ("",))[0] != stage:
+            self.begun[key] = (stage, time.monotonic(), step)
+        _, started, first = self.begun[key]
+        left = ""
+        if step > first:
+            left = f", about {duration((time.monotonic() - started) / (step - first) * (event['steps'] - step))} left"
+        self._does(event, f"{stage} step {step} of {event['steps']}, loss {event['loss']:.3f}{left}")
         now = time.monotonic()
         if not self.console.is_terminal and now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
@@ -84,7 +110,7 @@ class ComparisonProgress(Listener):
         left = len(plan.ready) + plan.blocked
         eta = ""
         if self.seconds and left:
-            eta = f", about {_duration(float(np.mean(self.seconds)) * left / self.jobs)} left"
+            eta = f", about {duration(float(np.mean(self.seconds)) * left / self.jobs)} left"
         return f"{plan.finished} cells finished, {left} to come{eta}"
 
     def _screen(self) -> Group:
@@ -92,7 +118,10 @@ class ComparisonProgress(Listener):
         if self.plan is not None:
             parts += [self._so_far(self.plan), Text(self._summary(), style="bold")]
         now = time.monotonic()
-        parts += [Text(f"  {work.title}: {does} ({_duration(now - started)})") for work, started, does in self.running.values()]
+        for work, started, does in self.running.values():
+            latest = self.latest.get(work.key)
+            parts.append(Text(f"  {work.title}: {does} ({duration(now - started)})"))
+            parts += [Text(f"    latest: {latest}", style="dim")] if latest else []
         return Group(*parts)
 
     def _so_far(self, plan: Plan) -> Table:
@@ -121,9 +150,3 @@ def _mean(cells: list[Cell], role: str, metric: str) -> str:
         if one["role"] == role and not (role == "ood" and one["seen"])
     ]
     return f"{100 * float(np.mean(values)):.1f}" if values else "-"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -26,16 +26,28 @@ COMMANDS = {
     "compare": "Compare recipes fairly: run what a suite lacks, then show its table.",
     "check": "Check a recipe, then its data and model headers; nothing is trained.",
     "init": "Look at a data file and write a commented recipe for it.",
+    "report": "Write the page, card and table of finished runs anew, from what they stored.",
     "select": "Choose examples by their training dynamics.",
     "score": "Write every score of every example, from dynamics or from checkpoints.",
     "eval": "Evaluate a saved model on a recipe's evaluation sets.",
+    "bundle": "Make a folder of a run's training dynamics that can be given to others.",
     "export": "Write training dynamics in the format of dataset cartography.",
     "demo": "Plain fine-tuning against FTFT on generated data, in minutes.",
     "list": "List methods, scores and tasks, or show one of them.",
     "schema": "Write the recipe's JSON Schema, for editors.",
 }
 
-WRITING = ("compare", "init", "select", "score", "eval", "export", "demo")  # `run` alone knows how to share its work
+WRITING = (
+    "compare",
+    "init",
+    "report",
+    "select",
+    "score",
+    "eval",
+    "bundle",
+    "export",
+    "demo",
+)  # `run` alone knows how to share its work
 
 USER_ERROR, INTERRUPTED = 2, 130
 SECONDS_TO_SPEAK = 30

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 PLAIN_SECONDS = 15.0  # between two plain lines about steps
 
@@ -30,13 +32,63 @@ class Listener:
             handler(event)
 
 
+class _Bar(Progress):
+    """A progress bar with a line of text below it."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below and self.tasks:
+            yield Text(f"  {self.below}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+class CostSoFar:
+    """What a stage has cost by now, the stages it uses included, from the events of a run."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, float] = {}  # finished stage -> floating-point operations of its own
+        self._uses: list[str] = []
+        self._erm: float | None = None
+
+    def begin(self, event: dict[str, Any]) -> None:
+        """A stage begins."""
+        self._uses = event["uses"]
+
+    def finish(self, event: dict[str, Any]) -> None:
+        """A stage was evaluated."""
+        cost = event["cost"]
+        self._own[event["stage"]] = cost["flops"] - self._of(cost["uses"])
+        self._erm = cost["erm_flops"] or self._erm
+
+    def words(self, flops: float) -> str:
+        """The cost in words when the present stage has spent ``flops`` itself."""
+        spent = self._of(self._uses) + flops
+        return f"cost so far {100 * spent / self._erm:.1f} % of ERM" if self._erm else f"cost so far {spent:.2g} FLOPs"
+
+    def _of(self, stages: list[str]) -> float:
+        return sum(self._own.get(name, 0.0) for name in stages)
+
+
+def mean_scores(event: dict[str, Any]) -> str:
+    """The mean accuracy of each role that an ``evaluated`` event tells of: "ID 0.950  OOD 0.701"."""
+    shown = []
+    for role in ("id", "ood", "forget"):
+        own = [one for one in event["sets"].values() if one["role"] == role]
+        values = [one["accuracy"] for one in own if not (role == "ood" and one.get("seen"))]
+        if values:
+            without = f" without {len(own) - len(values)} seen" if len(values) < len(own) else ""
+            shown.append(f"{role.upper()} {sum(values) / len(values):.3f}{without}")
+    return "  ".join(shown)
+
+
 class RunProgress(Listener):
     """Shows the events of a run; use it as a context manager and pass it as ``notify``."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.live = self.console.is_terminal
-        self._progress = Progress(
+        self._progress = _Bar(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -54,6 +106,8 @@ class RunProgress(Listener):
         self._stage = ""
         self._started = (0.0, 0)
         self._last_line = 0.0
+        self._cost = CostSoFar()
+        self._latest = ""  # the figures of the stage that was evaluated last
 
     def __enter__(self) -> RunProgress:
         self._progress.start()
@@ -73,7 +127,8 @@ class RunProgress(Listener):
 
     def _on_stage(self, event: dict[str, Any]) -> None:
         self._stage = event["stage"]
-        self._say(f"[bold]stage {self._stage}[/bold]")
+        self._cost.begin(event)
+        self._say(f"[bold]stage {escape(self._stage)}[/bold] ({event['number']} of {event['of']})")
 
     def _on_waiting(self, event: dict[str, Any]) -> None:
         self._say(f"  {escape(event['text'])}")
@@ -94,14 +149,15 @@ class RunProgress(Listener):
             self._task = self._progress.add_task(self._stage, total=event["steps"], loss="-", scores="")
             self._started = (now, event["step"] - 1)
             self._last_line = now
+        cost = self._cost.words(event["flops"])
+        self._progress.below = ", ".join(part for part in (cost, self._latest) if part)
         self._progress.update(self._task, completed=event["step"], loss=f"{event['loss']:.3f}")
         if not self.live and now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
             done = event["step"] - self._started[1]
             eta = (now - self._started[0]) / max(1, done) * (event["steps"] - event["step"])
-            self._say(
-                f"  {self._stage}: step {event['step']} of {event['steps']}, loss {event['loss']:.3f}, about {eta:.0f} s left"
-            )
+            where = f"  {escape(self._stage)}: step {event['step']} of {event['steps']}"
+            self._say(f"{where}, loss {event['loss']:.3f}, about {duration(eta)} left, {cost}")
 
     def _on_evaluation(self, event: dict[str, Any]) -> None:
         scores = "  ".join(f"{name} {values['accuracy']:.3f}" for name, values in event["scores"].items())
@@ -118,16 +174,18 @@ class RunProgress(Listener):
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        shown = []
-        for role in ("id", "ood", "forget"):
-            own = [one for one in event["sets"].values() if one["role"] == role]
-            values = [one["accuracy"] for one in own if not (role == "ood" and one.get("seen"))]
-            if values:
-                without = f" without {len(own) - len(values)} seen" if len(values) < len(own) else ""
-                shown.append(f"{role.upper()} {sum(values) / len(values):.3f}{without}")
-        fraction = event["cost"]["fraction_of_erm"]
+        self._cost.finish(event)
+        scores, fraction = mean_scores(event), event["cost"]["fraction_of_erm"]
+        self._latest = f"{event['stage']}: {scores}" if scores else ""
         cost = f", cost so far {100 * fraction:.1f} % of ERM" if fraction is not None else ""
-        self._say(f"  {event['stage']}: {'  '.join(shown)} (mean accuracy){cost}")
+        self._say(f"  {escape(event['stage'])}: {scores} (mean accuracy){cost}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "12 s", "3 min 05 s", "2 h 10 min"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 def escape(text: str) -> str:

@@ -68,7 +68,8 @@ class LoadedData:
     """Everything a recipe's ``data`` section names: the training examples, the evaluation sets, and what was noticed.
 
     ``report``: JSON-like; ``train`` and ``evaluation`` -> set name, each with ``n``, ``classes`` (rows of each label name)
-    and ``empty_texts``; evaluation sets also ``role``, ``split`` and ``duplicates`` (of training rows).
+    and ``empty_texts``; evaluation sets also ``role``, ``split`` and ``duplicates`` (of training rows). With corrections also
+    ``corrections``: training rows ``relabelled``, ``unchanged`` and ``dropped``, and their ``fingerprint``.
     """
 
     train: Examples

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ftft.data.corrections import correct, read_corrections
 from ftft.data.duplicates import Overlap, find_overlaps
 from ftft.data.examples import EvaluationSet, Examples, LoadedData
 from ftft.data.hashing import content_hashes, fingerprint_examples, hash_below, hex_strings, lowest_hashes
@@ -60,6 +61,9 @@ def load_data(
         raise UserError("data.train names no file; at least one is needed")
     _check_variables(files, settings.evaluation)
     _refuse_training_files(files, settings.evaluation)
+    corrections = None
+    if settings.corrections is not None:
+        corrections = read_corrections(expand(settings.corrections, "data.corrections"))
     warnings: list[str] = []
     parts = [_read_part(file, settings, inputs, say) for file in files]
     names = model_labels([part.labels for part in parts], settings.labels, warnings) if inputs.labelled else ()
@@ -72,6 +76,11 @@ def load_data(
     if not any(found.role == "id" and found.split == "validation" for found in sets.values()):
         train, held_out = _hold_out(train, settings)
         sets = {HELD_OUT: held_out, **sets}
+    corrected = None
+    if corrections is not None:
+        corrected = correct(train, corrections, {name: one.examples.ids for name, one in sets.items()})
+        train = corrected.examples
+        warnings.append(corrected.sentence)
     say("looking for training rows in the evaluation sets")
     overlaps = find_overlaps(train.inputs, {name: found.examples.inputs for name, found in sets.items()})
     warnings += _overlap_warnings(overlaps, sets, dropped=settings.drop_duplicates_of_evaluation)
@@ -81,16 +90,26 @@ def load_data(
     train = _with_fingerprint(train)
     sets = {name: dataclasses.replace(found, examples=_with_fingerprint(found.examples)) for name, found in sets.items()}
     report = _report(train, sets, overlaps)
+    if corrected is not None:
+        report["corrections"] = corrected.counts
     warnings += _empty_text_warnings(report)
     return LoadedData(train=train, evaluation=sets, warnings=tuple(warnings), report=report)
 
 
-def load_examples(file: DataFile, columns: Columns, *, inputs: TaskInputs = TEXTS) -> Examples:
-    """The labelled examples of one file alone, without evaluation sets or a held-out part; errors as in :func:`load_data`."""
-    settings = DataSettings(train=file, columns=columns)
-    part = _read_part(file, settings, inputs, lambda message: None)
-    names = model_labels([part.labels], None, []) if inputs.labelled else ()
-    return _with_fingerprint(_examples([part], names, [to_codes(part.labels, names, owner="training")]))
+def load_examples(
+    file: DataFile | Sequence[DataFile],
+    columns: Columns,
+    *,
+    inputs: TaskInputs = TEXTS,
+    label_names: list[str] | None = None,
+) -> Examples:
+    """The labelled examples of one file, or of several after one another, without evaluation sets or a held-out part; errors
+    as in :func:`load_data`, whose ``data.labels`` are ``label_names`` here."""
+    files = [file] if isinstance(file, DataFile) else list(file)
+    settings = DataSettings(train=files, columns=columns, labels=label_names)
+    parts = [_read_part(one, settings, inputs, lambda message: None) for one in files]
+    names = model_labels([part.labels for part in parts], label_names, []) if inputs.labelled else ()
+    return _with_fingerprint(_examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts]))
 
 
 def _check_variables(files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile]) -> None:

@@ -70,6 +70,9 @@ class DataSettings:
         gt=0,
         le=0.5,
     )
+    corrections: str | None = setting(
+        None, "a CSV file with the header id,action,label that relabels training rows or drops them (action: relabel or drop)"
+    )
     drop_duplicates_of_evaluation: bool = setting(
         False, "leave training rows out whose normalised text is in an evaluation set"
     )

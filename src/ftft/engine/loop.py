@@ -160,7 +160,8 @@ class TrainingLoop:
             tokens=int(t.data.lengths[rows].sum()),
             steps=1,
         )
-        t.notify({"event": "step", "step": self.step + 1, "steps": self.last_step, "epoch": epoch, "loss": step.loss})
+        event = {"event": "step", "step": self.step + 1, "steps": self.last_step, "epoch": epoch, "loss": step.loss}
+        t.notify({**event, "flops": t.ledger.total().flops})
 
     def _set_learning_rate(self) -> None:
         t = self.training

@@ -1,4 +1,4 @@
-"""Learning curves as inline SVG: the training loss and the validation scores over the steps, and where the stage stopped."""
+"""Learning curves as inline SVG: the training loss and the scores over the steps, ID and OOD, and where the stage stopped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ftft.report.figures import dig, number, whole
+from ftft.report.figures import Interval, dig, evaluation_sets, mean_interval, mean_sets, number, whole
 from ftft.report.markup import Attributes, Markup, join, tag
 
 WIDTH, HEIGHT = 520, 300
@@ -88,7 +88,10 @@ def learning_curves(result: Mapping[str, Any], stage: str) -> Markup | None:
         figures.append(_figure(f"{stage}: training loss", "loss", curves, training, faint_first=True, from_zero=True))
     if scores:
         name = str(chosen).replace("_", " ")
-        figures.append(_figure(f"{stage}: validation {name}", name, scores, training))
+        roles = {one.name: one.role.upper() for one in evaluation_sets(result)}
+        curves = {f"{one} ({roles[one]})" if one in roles else one: points for one, points in scores.items()}
+        finished = _finished(result, stage, str(chosen))
+        figures.append(_figure(f"{stage}: {name} of ID and OOD sets", name, curves, training, finished))
     return tag("div", *figures, attributes={"class": "charts"}) if figures else None
 
 
@@ -109,6 +112,54 @@ def _scores(training: Any, name: str) -> Mapping[str, Points]:
     return curves
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What the finished model scored over the sets of a role, drawn at the step that its weights are of."""
+
+    name: str
+    step: float
+    score: Interval
+    colour: str
+    shape: str
+
+    @property
+    def ends(self) -> list[float]:
+        """The ends of the interval and the value, as far as they are known."""
+        return [end for end in (self.score.low, self.score.value, self.score.high) if end is not None]
+
+
+def _finished(result: Mapping[str, Any], stage: str, metric_name: str) -> list[Finished]:
+    """The means of the stage's finished model, in and out of distribution."""
+    found, summary = [], dig(result, "stages", stage)
+    step = whole(dig(summary, "artefact", "step")) or whole(dig(summary, "training", "steps"))
+    for role, colour, shape in (("id", "--g2", "M-4.5-4.5h9v9h-9Z"), ("ood", "--g1", "M0-6l6 6-6 6-6-6Z")):
+        over, score = mean_sets(evaluation_sets(result), role), mean_interval(result, stage, role, metric_name)
+        if step is None or score is None or not over:
+            continue
+        sets = f"{over[0].split} set {over[0].name}" if len(over) == 1 else f"{len(over)} {over[0].split} sets"
+        found.append(Finished(f"finished model, {role.upper()}: {sets}", float(step), score, colour, shape))
+    return found
+
+
+def _whisker(frame: Frame, one: Finished) -> Markup:
+    x, y = frame.at(one.step, one.score.value)
+    bars = []
+    if one.score.low is not None and one.score.high is not None:
+        (_, low), (_, high) = frame.at(one.step, one.score.low), frame.at(one.step, one.score.high)
+        look = f"stroke:var({one.colour})"
+        spans = ((x, x, low, high), (x - 4, x + 4, low, low), (x - 4, x + 4, high, high))
+        bars = [
+            tag("line", attributes={"class": "error", "style": look, "x1": x1, "x2": x2, "y1": y1, "y2": y2})
+            for x1, x2, y1, y2 in spans
+        ]
+    return join([*bars, _shape(one, x, y)])
+
+
+def _shape(one: Finished, x: float, y: float) -> Markup:
+    place = f"translate({x:.1f} {y:.1f})"
+    return tag("path", attributes={"class": "final", "d": one.shape, "transform": place, "style": f"fill:var({one.colour})"})
+
+
 def _running_mean(points: Points, window: int) -> Points:
     """At each step the mean of the ``window`` steps up to it; it begins where the first window is full."""
     total, means = 0.0, []
@@ -127,9 +178,16 @@ def _thin(points: Points) -> Points:
 
 
 def _figure(
-    title: str, y_name: str, curves: Mapping[str, Points], training: Any, *, faint_first: bool = False, from_zero: bool = False
+    title: str,
+    y_name: str,
+    curves: Mapping[str, Points],
+    training: Any,
+    finished: Sequence[Finished] = (),
+    *,
+    faint_first: bool = False,
+    from_zero: bool = False,
 ) -> Markup:
-    frame = _frame(curves, training, from_zero)
+    frame = _frame(curves, training, from_zero, finished)
     drawn, keys = [], []
     for index, (name, points) in enumerate(curves.items()):
         colour = COLOURS[0 if faint_first else index % len(COLOURS)]
@@ -144,6 +202,11 @@ def _figure(
         sample = tag("line", attributes={**look, "stroke-dasharray": dash, "x1": 0, "x2": 18, "y1": 7, "y2": 7})
         keys.append(tag("li", tag("svg", sample, attributes={"viewBox": "0 0 18 14", "aria-hidden": "true"}), name))
     drawn.append(_stopping(frame, training))
+    for one in finished:
+        drawn.append(_whisker(frame, one))
+        keys.append(
+            tag("li", tag("svg", _shape(one, 9, 7), attributes={"viewBox": "0 0 18 14", "aria-hidden": "true"}), one.name)
+        )
     described = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": title}
     drawing = tag("svg", frame.axes("step", y_name), *drawn, attributes=described)
     said = _said(training)
@@ -151,8 +214,8 @@ def _figure(
     return tag("figure", drawing, tag("ul", *keys, attributes={"class": "key"}), caption)
 
 
-def _frame(curves: Mapping[str, Points], training: Any, from_zero: bool) -> Frame:
-    ys = [y for points in curves.values() for _, y in points]
+def _frame(curves: Mapping[str, Points], training: Any, from_zero: bool, finished: Sequence[Finished]) -> Frame:
+    ys = [y for points in curves.values() for _, y in points] + [end for one in finished for end in one.ends]
     low, high = (0.0 if from_zero else min(ys)), max(ys)
     margin = (high - low) * 0.06 or max(abs(high) * 0.05, 0.01)
     last = max(x for points in curves.values() for x, _ in points)

@@ -29,6 +29,7 @@ from ftft.report.guessing import guessing
 from ftft.report.headline import headline
 from ftft.report.markup import Markup, tag
 from ftft.report.parts import Parts, group_rows
+from ftft.report.stage_charts import accuracy_chart, cost_chart, difference_chart
 
 
 def page(result: Mapping[str, Any], parts: Parts) -> str:
@@ -90,7 +91,9 @@ def _evaluation(result: Mapping[str, Any]) -> Markup | None:
     without = left_out(evaluation_sets(result))
     said = tag("p", f"{without[0].upper()}{without[1:]}.") if without else None
     more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note))
-    return section("Results", tables.results_table(result), said, *more)
+    drawn = [accuracy_chart(result), difference_chart(result)]
+    charts = [tag("div", *(one for one in drawn if one is not None), attributes={"class": "charts"})] if any(drawn) else []
+    return section("Results", tables.results_table(result), said, *charts, *more)
 
 
 def _diagnoses(result: Mapping[str, Any]) -> Markup | None:
@@ -122,7 +125,7 @@ def _ledger(result: Mapping[str, Any]) -> Markup | None:
         "all sets, which is no part of its cost. A reused stage was taken from the store and is charged as what it cost when "
         "it ran."
     )
-    return section("Ledger", tables.ledger_table(result), soft(note))
+    return section("Ledger", cost_chart(result), tables.ledger_table(result), soft(note))
 
 
 def _setup(result: Mapping[str, Any]) -> Markup | None:

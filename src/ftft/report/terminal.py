@@ -37,13 +37,14 @@ from ftft.report.guessing import guessing
 from ftft.report.headline import headline
 from ftft.report.learning import Learned, learned, picked_words
 from ftft.report.parts import GroupRow, Parts, group_rows, load_parts
+from ftft.report.terminal_map import print_map
 
 LONG_NAME = 12  # of a set: from here on its heading is broken at separators
 
 
 def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | None = None) -> None:
     """Print a result: the stages' table, the headline, warnings and stamps, and, where the run's ``folder`` is given and
-    its training rows have groups, what became of each group."""
+    dynamics were recorded, their data maps in characters and, where its training rows have groups, what became of each."""
     names = stage_names(result)
     sets = evaluation_sets(result)
     if names:
@@ -69,7 +70,10 @@ def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | 
         for sentence in lines:
             say(f"{label}: {sentence}", console, "yellow")
     if folder is not None:
-        _print_groups(load_parts(folder, result), console)
+        parts = load_parts(folder, result)
+        for data_map in parts.maps.values():
+            print_map(data_map, parts, console)
+        _print_groups(parts, console)
 
 
 def _means(result: Mapping[str, Any]) -> str:

@@ -45,6 +45,7 @@ def portable_recipe(recipe: Recipe) -> dict[str, Any]:
     train = document["data"]["train"]
     for file in [*(train if isinstance(train, list) else [train]), *document["data"]["evaluation"].values()]:
         _make_portable(file, "path")
+    _make_portable(document["data"], "corrections")
     for stage in document["stages"].values():
         _make_portable(stage["model"], "path")
         _make_portable(stage, "use_dynamics_of")

@@ -122,6 +122,8 @@ def named_paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
     )
     files += [(f"data.evaluation.{name}", file) for name, file in recipe.data.evaluation.items()]
     found = [(f"{where}.path", file.path, False) for where, file in files if file.path is not None]
+    if recipe.data.corrections is not None:
+        found.append(("data.corrections", recipe.data.corrections, False))
     for name, stage in recipe.stages.items():
         if stage.model.path is not None:
             found.append((f"stages.{name}.model.path", stage.model.path, True))
@@ -225,6 +227,7 @@ def _beside_recipe(recipe: Recipe, folder: Path) -> Recipe:
         recipe.data,
         train=[moved(file) for file in train] if isinstance(train, list) else moved(train),
         evaluation={name: moved(file) for name, file in recipe.data.evaluation.items()},
+        corrections=None if recipe.data.corrections is None else beside(recipe.data.corrections, folder),
     )
     stages = {}
     for name, stage in recipe.stages.items():

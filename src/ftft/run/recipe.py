@@ -14,7 +14,7 @@ from ftft.settings import setting
 # was computed before they existed is still known. "*" stands for every name.
 LATER_COLUMNS: dict[str, Any] = {"columns": {"inputs": None}}
 LATER: dict[str, Any] = {
-    "data": {**LATER_COLUMNS, "train": LATER_COLUMNS, "evaluation": {"*": LATER_COLUMNS}},
+    "data": {**LATER_COLUMNS, "corrections": None, "train": LATER_COLUMNS, "evaluation": {"*": LATER_COLUMNS}},
     "stages": {"*": {"use_models_of": [], "train": {"end_at": None}}},
 }
 

@@ -330,6 +330,7 @@ class _Run:
                 "classes": {label: int(count) for label, count in zip(train.label_names, counts)},
             },
             "evaluation": sets,
+            **({"corrections": self.data.report["corrections"]} if "corrections" in self.data.report else {}),
         }
 
     def _stamps(self) -> list[str]:

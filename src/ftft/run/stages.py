@@ -36,7 +36,7 @@ from ftft.models.loading import LoadedModel, load_model, load_saved
 from ftft.models.saving import save_model
 from ftft.paths import expand
 from ftft.run.portable import portable_model
-from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, without_later
+from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
 from ftft.run.selections import learned_prior, rows_and_weights
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets, WeightsOnValidation
@@ -143,7 +143,9 @@ class StageRun:
 
     def run(self) -> FinishedStage:
         """Take the stage from the store, or train it (resuming where it was interrupted)."""
-        self.notify({"event": "stage", "stage": self.name})
+        names = list(self.recipe.stages)
+        place = {"number": names.index(self.name) + 1, "of": len(names), "uses": upstream(self.recipe.stages, self.name)}
+        self.notify({"event": "stage", "stage": self.name, **place})
         on_cpu = self.processes.count > 1 and self.processes.device == "cpu"
         accelerator = Accelerator(cpu=on_cpu)
         precision = self._precision(accelerator.device)
