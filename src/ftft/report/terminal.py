@@ -132,7 +132,7 @@ def _learned(found: Learned | None) -> str:
     if found.apply == "copies":
         return f"{count(found.rows)}\n{count(found.examples)} +\n{found.factor:g} x {count(found.selected)}"
     weighted = f"\n{count(found.selected)}\nat {found.factor:g}:1" if found.apply == "weights" else ""
-    return _of(found.examples, found.pool) + weighted
+    return _of(found.examples, found.pool) + weighted + "\nan epoch" * (found.apply == "epochs")
 
 
 def _of(part: int | None, whole: int | None) -> str:

@@ -44,4 +44,10 @@ def _plan(name: str, stage: Stage, plan: PlannedSelection, total: int) -> str:
     about = "" if plan.exact or plan.examples == total else "about "
     stop = f", stops early (patience {stage.stop.patience})" if stage.stop else ""
     size = stage.train.batch_size
+    if plan.sampled:
+        fewer = "" if plan.exact else "at most "
+        return (
+            f"stage {name}: learns from those of {plan.examples:,} examples that {stage.select['name']} chooses for each epoch, "
+            f"in {fewer}{plan.steps:,} steps of {size}{stop}"
+        )
     return f"stage {name}: learns from {about}{plan.examples:,} examples in {plan.steps:,} steps of {size}{stop}"

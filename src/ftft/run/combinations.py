@@ -199,6 +199,11 @@ def _check_needs(stage: Stage, where: str) -> None:
             f"{where}.optimize: {optimize.name} and {adapt.name} both say at every step which layers learn; adapt with full"
         )
     objective = header("objective", stage.objective["name"], where)
+    if "losses" in header("select", stage.select["name"], where).needs and "records" in objective.exceptions:
+        raise UserError(
+            f"{where}.select: {stage.select['name']} goes by each example's loss, and {objective.name} gives the training "
+            f"forward other inputs than the examples ({objective.exceptions['records']}); choose another objective"
+        )
     if stage.dynamics is not None and stage.dynamics.mode == "online" and "records" in objective.exceptions:
         raise UserError(
             f"{where}.dynamics: {objective.name} gives the training forward other inputs than the examples "
