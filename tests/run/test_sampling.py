@@ -111,6 +111,6 @@ def test_the_report_says_how_many_an_epoch_took(
     mean = round(np.mean([one["examples"] for one in result["stages"]["pruned"]["training"]["epochs"]]))
     expected = f"It learns from {mean} of 96 training examples an epoch, on average (chosen by infobatch)."
     assert selection_sentence(result, "pruned") == expected
-    with Console(record=True, width=200, file=io.StringIO()) as console:
-        print_result(result, console)
-        assert "an epoch" in console.export_text()
+    console = Console(record=True, width=200, file=io.StringIO())
+    print_result(result, console)
+    assert "an epoch" in console.export_text()

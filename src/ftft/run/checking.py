@@ -47,7 +47,7 @@ def _plan(name: str, stage: Stage, plan: PlannedSelection, total: int) -> str:
     if plan.sampled:
         fewer = "" if plan.exact else "at most "
         return (
-            f"stage {name}: learns from those of {plan.examples:,} examples that {stage.select['name']} chooses for each epoch, "
-            f"in {fewer}{plan.steps:,} steps of {size}{stop}"
+            f"stage {name}: learns from those of {plan.examples:,} examples that {stage.select['name']} chooses for each "
+            f"epoch, in {fewer}{plan.steps:,} steps of {size}{stop}"
         )
     return f"stage {name}: learns from {about}{plan.examples:,} examples in {plan.steps:,} steps of {size}{stop}"
