@@ -24,6 +24,7 @@ from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.methods.contract import PROTOCOLS, Artefact, Checkpoint, Choice, Sampler
 from ftft.methods.header import DECLARATIONS, MethodHeader
+from ftft.methods.questions import OF_MODELS
 from ftft.tasks.text_classification import TextClassification
 
 EXCEPTIONS = ("identity", "micro_batches", "learns", "merge", "records")
@@ -319,7 +320,23 @@ def test_combined_weights_are_the_models_weights(header: MethodHeader, trial: Ca
         torch.testing.assert_close(value, one[name], rtol=0, atol=1e-12)
 
 
-@named(of("evaluate"))
+OF_WHOLE_MODELS = [one for one in of("evaluate") if set(one.needs) & set(OF_MODELS)]
+
+
+@named(OF_WHOLE_MODELS)
+def test_an_evaluator_of_models_says_one_sentence(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    """The same for the same models, another where the model moved; it asks for nothing but what it needs."""
+    method = registry.build("evaluate", section(header), "evaluate")
+    tried, found = trial(header), []
+    for moved in (0.0, 0.0, 0.5):
+        view = _Finished(tried, header.needs, moved)
+        figures = method.evaluate(view, seed=1)
+        assert isinstance(figures["sentence"], str) and figures["sentence"] and not figures["sentence"].endswith(".")
+        found.append(json.dumps(dict(figures), sort_keys=True))
+    assert found[0] == found[1] != found[2]
+
+
+@named([one for one in of("evaluate") if one not in OF_WHOLE_MODELS])
 def test_an_evaluator_measures_and_its_figures_can_be_written(header: MethodHeader) -> None:
     method = registry.build("evaluate", section(header), "evaluate")
     examples = sentences()
@@ -341,6 +358,45 @@ def some_dynamics() -> Dynamics:
     logits = np.random.default_rng(0).standard_normal((3, EXAMPLES, 2)).astype(np.float32)
     seen = np.ones((3, EXAMPLES), dtype=bool)
     return Dynamics(examples.ids, (0, 1, 2), seen, examples.labels.astype(np.int32), logits=logits)
+
+
+@dataclasses.dataclass
+class _Finished:
+    """A random model, and that model with every weight moved by noise of so many times its size."""
+
+    tried: Trial
+    needs: tuple[str, ...]
+    moved: float
+
+    @property
+    def sets(self) -> dict[str, EvaluationSet]:
+        return {"earlier": EvaluationSet("earlier", sentences(), "forget", "test")}
+
+    def model(self) -> torch.nn.Module:
+        assert "weights" in self.needs
+        return self._with(self.moved)
+
+    def base(self) -> torch.nn.Module:
+        assert "base_weights" in self.needs
+        return self._with(0.0)
+
+    def probabilities(self, name: str) -> np.ndarray:
+        return self._said(self._with(self.moved))
+
+    def base_probabilities(self, name: str) -> np.ndarray:
+        assert "base_predictions" in self.needs
+        return self._said(self._with(0.0))
+
+    def _with(self, moved: float) -> torch.nn.Module:
+        model, generator = self.tried.model(), torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.add_(noise, alpha=moved * float(parameter.abs().mean()))
+        return model
+
+    def _said(self, model: torch.nn.Module) -> np.ndarray:
+        return torch.softmax(self.tried.logits(model), dim=-1).numpy()
 
 
 class _Validation:

@@ -4,7 +4,7 @@ A method is one frozen dataclass in one file of one of the seven folders. Its fi
 the protocol of its folder, below; state lives in what the verb returns. A method may declare, as class variables:
 
 ``needs``     what must be there: "dynamics", "losses", "calibration", "gradients", "frozen_base", "pairs", "blocks",
-              "generation", "validation", "members"
+              "generation", "validation", "members", "weights", "base_weights", "base_predictions"
 ``offers``    what it can do: "merge", "save_adapter"
 ``tasks``     the tasks it serves, or ("*",)
 ``coupling``  what a per-example loss depends on: "none", "batch", "group" or "history"
@@ -314,11 +314,47 @@ class Combiner(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """evaluate: how good? ``probabilities``: float64 [N, C] over the set's own classes (merged where it merges)."""
+    """evaluate: how good on one set? ``probabilities``: float64 [N, C] over the set's own classes (merged where it merges)."""
 
     def evaluate(
         self, evaluation_set: EvaluationSet, probabilities: np.ndarray, *, seed: int, context: Mapping[str, Any]
     ) -> Mapping[str, Any]: ...
+
+
+class Measured(Protocol):
+    """A finished model as an evaluator sees it that looks at more than predictions on one set. A model is loaded when it is
+    asked for; what a method may ask for is what it needs, and what that cost is counted."""
+
+    @property
+    def sets(self) -> Mapping[str, EvaluationSet]:
+        """The recipe's evaluation sets."""
+        ...
+
+    def model(self) -> torch.nn.Module:
+        """The finished model in plain weights, in evaluation mode on the CPU ("weights")."""
+        ...
+
+    def base(self) -> torch.nn.Module:
+        """The model before training, likewise; what its checkpoint lacked is drawn as it was for training ("base_weights")."""
+        ...
+
+    def probabilities(self, name: str) -> np.ndarray:
+        """The finished model's on a set, float64 [N, K] over the set's own classes."""
+        ...
+
+    def base_probabilities(self, name: str) -> np.ndarray:
+        """Those of the model before training, whose checkpoint brought its head ("base_predictions")."""
+        ...
+
+
+@runtime_checkable
+class ModelEvaluator(Protocol):
+    """evaluate, for a method that needs "weights", "base_weights" or "base_predictions": what became of the model as a whole?
+
+    It gives its figures as JSON-like values, and under ``sentence`` what they say, in one sentence without a full stop. It
+    stands beside the evaluator of predictions in the recipe's list."""
+
+    def evaluate(self, measured: Measured, *, seed: int) -> Mapping[str, Any]: ...
 
 
 PROTOCOLS: dict[str, type] = {

@@ -18,6 +18,7 @@ from ftft.report.figures import (
     duration,
     evaluation_sets,
     left_out,
+    measured,
     number,
     positive_note,
     sentences,
@@ -90,7 +91,8 @@ def _evaluation(result: Mapping[str, Any]) -> Markup | None:
     without = left_out(evaluation_sets(result))
     said = tag("p", f"{without[0].upper()}{without[1:]}.") if without else None
     more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note))
-    return section("Results", tables.results_table(result), said, *more)
+    looked = [tag("p", sentence) for sentence in measured(result)]
+    return section("Results", tables.results_table(result), said, *looked, *more)
 
 
 def _diagnoses(result: Mapping[str, Any]) -> Markup | None:

@@ -25,6 +25,7 @@ from ftft.report.figures import (
     mean_interval,
     mean_metric,
     mean_sets,
+    measured,
     metric,
     percent,
     points,
@@ -55,6 +56,8 @@ def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | 
         if without := left_out(sets):
             say(f"{without[0].upper()}{without[1:]}.", console, "yellow")
     say("Cost: floating-point operations, upstream stages included, in per cent of plain fine-tuning (ERM).", console, "dim")
+    for sentence in measured(result):
+        say(sentence, console)
     _print_differences(result, sets, console)
     found = headline(result)
     say("", console)

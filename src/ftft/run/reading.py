@@ -135,14 +135,19 @@ def _with_named_sections(raw: Mapping[str, Any]) -> dict[str, Any]:
     stages = raw.get("stages")
     if isinstance(stages, Mapping):
         raw["stages"] = {
-            name: {
-                key: {"name": value} if key in SECTIONS and isinstance(value, str) else value for key, value in stage.items()
-            }
+            name: {key: _named_section(value) if key in SECTIONS else value for key, value in stage.items()}
             if isinstance(stage, Mapping)
             else stage
             for name, stage in stages.items()
         }
     return raw
+
+
+def _named_section(value: Any) -> Any:
+    """A name as a section, in a list of sections too."""
+    if isinstance(value, list):
+        return [_named_section(one) for one in value]
+    return {"name": value} if isinstance(value, str) else value
 
 
 def _check_given(raw: Mapping[str, Any]) -> None:
@@ -162,13 +167,17 @@ def _check_given(raw: Mapping[str, Any]) -> None:
 
 def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any]) -> Stage:
     where = f"stages.{name}"
-    sections = {
-        section: plain(validate_section(section, getattr(stage, section), join(where, section))) for section in SECTIONS
-    }
+    sections = {section: _complete_section(section, getattr(stage, section), join(where, section)) for section in SECTIONS}
     train = stage.train
     if train.steps is not None and "epochs" not in raw.get("train", {}):
         train = dataclasses.replace(train, epochs=None)
     return dataclasses.replace(stage, train=train, **sections)
+
+
+def _complete_section(question: str, section: Any, where: str) -> Any:
+    if isinstance(section, list):
+        return [_complete_section(question, one, join(where, index)) for index, one in enumerate(section)]
+    return plain(validate_section(question, section, where))
 
 
 def _with_only(recipe: Recipe) -> Recipe:
@@ -196,7 +205,9 @@ def _check_methods(recipe: Recipe) -> None:
     build_task(recipe.task)
     for name, stage in recipe.stages.items():
         for section in SECTIONS:
-            build(section, getattr(stage, section), f"stages.{name}.{section}")
+            given = getattr(stage, section)
+            for one in given if isinstance(given, list) else [given]:
+                build(section, one, f"stages.{name}.{section}")
 
 
 def _main_stage(recipe: Recipe) -> str | None:
