@@ -14,13 +14,17 @@ from accelerate import Accelerator
 
 from ftft.data.examples import Examples
 from ftft.engine.assembly import Assembled, assemble
-from ftft.engine.batches import BatchSchedule
+from ftft.engine.batches import BatchSchedule, Schedule
 from ftft.engine.calibrating import CountedCalibration
+from ftft.engine.choosing import schedule_for
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Training, TrainingLoop
+from ftft.engine.processes import ALONE
 from ftft.engine.settings import TrainSettings
 from ftft.methods import registry
+from ftft.methods.contract import Sampler
+from ftft.run.selections import rows_and_weights, selection_and_sampler
 from ftft.tasks.contract import Prepared
 from ftft.tasks.text_classification import TextClassification
 
@@ -65,7 +69,7 @@ class Trial:
         return TextClassification(max_length=32).prepare(sentences(), self.tokenizer)
 
     def method(self, question: str) -> Any:
-        section = self.parts.get(question, PLAIN[question])
+        section = self.parts[question] if question in self.parts else PLAIN[question]
         section = {"name": section} if isinstance(section, str) else dict(section)
         if question == "optimize" and self.rate is not None:
             section["learning_rate"] = self.rate
@@ -77,6 +81,18 @@ class Trial:
         calibration = CountedCalibration(TextClassification(), data, np.arange(len(data)), 0, ledger or Ledger())
         adapt, objective, optimize = (self.method(question) for question in ("adapt", "objective", "optimize"))
         return assemble(model, adapt, objective, optimize, calibration)
+
+    def sampler(self) -> Sampler | None:
+        """Of the ``select`` method, where one is tried that chooses while training."""
+        return self.method("select").select(sentences(), None, seed=3) if "select" in self.parts else None
+
+    def schedule(self, data: Prepared, steps: int) -> Schedule:
+        sampler = self.sampler()
+        if sampler is None:
+            return BatchSchedule(np.arange(len(data)), data.lengths, BATCH, steps, 0, shuffle="plain")
+        rows, _ = rows_and_weights(selection_and_sampler(sampler)[0], data.examples.ids)
+        train = TrainSettings(batch_size=BATCH, epochs=steps * BATCH / EXAMPLES, shuffle="plain")
+        return schedule_for(train, rows, data.lengths[rows], seed=0, sampler=sampler, processes=ALONE)
 
     def train(
         self,
@@ -102,7 +118,7 @@ class Trial:
             models=assembled.models,
             task=TextClassification(max_length=32),
             data=data,
-            schedule=BatchSchedule(np.arange(len(data)), data.lengths, BATCH, steps, 0, shuffle="plain"),
+            schedule=self.schedule(data, steps),
             objective=self.method("objective"),
             optimizer=assembled.optimizer,
             before_step=assembled.before_step,

@@ -22,14 +22,17 @@ from ftft.data.examples import EvaluationSet
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
 from ftft.methods import registry
-from ftft.methods.contract import PROTOCOLS, Artefact, Checkpoint
+from ftft.methods.contract import PROTOCOLS, Artefact, Checkpoint, Choice, Sampler
 from ftft.methods.header import DECLARATIONS, MethodHeader
+from ftft.methods.questions import OF_MODELS
 from ftft.tasks.text_classification import TextClassification
 
 EXCEPTIONS = ("identity", "micro_batches", "learns", "merge", "records")
 METHODS = registry.list_methods()
-TRAINED = [one for one in METHODS if one.question in ("adapt", "objective", "optimize") and one.serves("text_classification")]
-RATES = {"optimize": None, "adapt": 0.05, "objective": 0.05}  # of plain SGD beside an adapter or objective
+SERVING = [one for one in METHODS if one.serves("text_classification")]
+SAMPLERS = [one for one in SERVING if one.question == "select" and "losses" in one.needs]
+TRAINED = [one for one in SERVING if one.question in ("adapt", "objective", "optimize")] + SAMPLERS
+RATES = {"optimize": None, "adapt": 0.05, "objective": 0.05, "select": 0.05}  # of plain SGD beside another method
 
 
 def named(headers: list[MethodHeader]) -> Any:
@@ -38,6 +41,11 @@ def named(headers: list[MethodHeader]) -> Any:
 
 def section(header: MethodHeader) -> dict[str, Any]:
     return {"name": header.name, **header.example}
+
+
+def planned(header: MethodHeader, steps: int) -> int:
+    """Steps of a trial: a sampler shows what it does after its first epoch of 6 steps."""
+    return steps + 12 * (header in SAMPLERS)
 
 
 def keeps(header: MethodHeader, what: str) -> None:
@@ -148,11 +156,12 @@ def test_merged_weights_say_what_the_adapted_model_says(header: MethodHeader, tr
 @named(TRAINED)
 def test_killed_and_resumed_equals_straight(header: MethodHeader, trial: Callable[..., Trial], tmp_path: Path) -> None:
     tried = trial(header, dropout=0.2, dtype=torch.float32)
-    straight = tried.train(9)
+    steps = planned(header, 9)
+    straight = tried.train(steps)
     for stop_after in (3, 7):
         with pytest.raises(Stopped):
-            tried.train(9, folder=tmp_path, stop_after=stop_after)
-    resumed = tried.train(9, folder=tmp_path)
+            tried.train(steps, folder=tmp_path, stop_after=stop_after)
+    resumed = tried.train(steps, folder=tmp_path)
     assert resumed.losses == straight.losses
     assert_same(resumed.state, straight.state)
 
@@ -160,7 +169,7 @@ def test_killed_and_resumed_equals_straight(header: MethodHeader, trial: Callabl
 @named(TRAINED)
 def test_the_same_seed_twice_is_the_same(header: MethodHeader, trial: Callable[..., Trial]) -> None:
     tried = trial(header, dropout=0.2, dtype=torch.float32)
-    one, other = tried.train(4), tried.train(4)
+    one, other = (tried.train(planned(header, 4)) for _ in range(2))
     assert one.losses == other.losses
     assert_same(one.state, other.state)
 
@@ -170,7 +179,7 @@ def test_one_batch_equals_its_micro_batches(header: MethodHeader, trial: Callabl
     keeps(header, "micro_batches")
     tried = trial(header)
     weights = np.linspace(0.5, 1.5, EXAMPLES)
-    whole, parts = (tried.train(4, micro=micro, weights=weights) for micro in (BATCH, 1))
+    whole, parts = (tried.train(planned(header, 4), micro=micro, weights=weights) for micro in (BATCH, 1))
     np.testing.assert_allclose(whole.losses, parts.losses, rtol=0, atol=1e-10)
     for name, value in whole.state.items():
         torch.testing.assert_close(value, parts.state[name], rtol=0, atol=1e-9)
@@ -235,7 +244,7 @@ def of(question: str) -> list[MethodHeader]:
     return [one for one in METHODS if one.question == question and one.serves("text_classification")]
 
 
-@named(of("select"))
+@named([one for one in of("select") if one not in SAMPLERS])
 def test_a_selection_is_of_the_pool_and_the_same_every_time(header: MethodHeader) -> None:
     method = registry.build("select", section(header), "select")
     pool, dynamics = sentences(), some_dynamics()
@@ -247,6 +256,37 @@ def test_a_selection_is_of_the_pool_and_the_same_every_time(header: MethodHeader
     backwards = np.arange(len(pool))[::-1]
     reordered = method.select(pool.take(backwards), dynamics, seed=3)
     assert sorted(reordered.ids.to_pylist()) == sorted(chosen.ids.to_pylist()), "the order of the rows is no reason"
+
+
+@named(SAMPLERS)
+def test_a_sampler_chooses_among_the_pool_by_what_it_saw(header: MethodHeader) -> None:
+    """In every epoch some of the pool, each once; the same for the same losses, out of a stored state too, whatever the order
+    of the rows."""
+    method, pool = registry.build("select", section(header), "select"), sentences()
+    one, again = (method.select(pool, None, seed=3) for _ in range(2))
+    reordered = method.select(pool.take(np.arange(EXAMPLES)[::-1]), None, seed=3)
+    assert isinstance(one, Sampler) and one.selection.ids.equals(again.selection.ids)
+    assert one.selection.ids.equals(reordered.selection.ids), "the order of the rows is no reason"
+    assert len(set(one.selection.ids.to_pylist()) & set(pool.ids.to_pylist())) == len(one.selection)
+    assert one.selection.counts["pool"] == EXAMPLES and json.loads(json.dumps(dict(one.selection.rule)))["name"] == header.name
+    assert np.all(one.selection.weights == 1.0)
+    losses, chosen = np.random.default_rng(0), []
+    for epoch in range(6):
+        choices = [sampler.choose(epoch, epoch / 6) for sampler in (one, again, reordered)]
+        for choice in choices:
+            positions = choice.positions
+            weights = _ones_or(choice)
+            assert 0 < len(positions) == len(np.unique(positions)) and set(positions) <= set(range(len(one.selection)))
+            assert weights.shape == positions.shape and (weights > 0).all() and np.isfinite(weights).all()
+            assert np.array_equal(positions, choices[0].positions) and np.array_equal(weights, _ones_or(choices[0]))
+        chosen.append(tuple(choices[0].positions))
+        seen = losses.gamma(2.0, size=len(choices[0].positions))
+        for sampler in (one, again, reordered):
+            sampler.observe(choices[0].positions, seen)
+        fresh = method.select(pool, None, seed=3)
+        fresh.load_state(one.state())
+        again = fresh
+    assert len(set(chosen)) > 1, "nothing is chosen"
 
 
 @named([one for one in of("select") if "dynamics" in one.needs])
@@ -280,7 +320,23 @@ def test_combined_weights_are_the_models_weights(header: MethodHeader, trial: Ca
         torch.testing.assert_close(value, one[name], rtol=0, atol=1e-12)
 
 
-@named(of("evaluate"))
+OF_WHOLE_MODELS = [one for one in of("evaluate") if set(one.needs) & set(OF_MODELS)]
+
+
+@named(OF_WHOLE_MODELS)
+def test_an_evaluator_of_models_says_one_sentence(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    """The same for the same models, another where the model moved; it asks for nothing but what it needs."""
+    method = registry.build("evaluate", section(header), "evaluate")
+    tried, found = trial(header), []
+    for moved in (0.0, 0.0, 0.5):
+        view = _Finished(tried, header.needs, moved)
+        figures = method.evaluate(view, seed=1)
+        assert isinstance(figures["sentence"], str) and figures["sentence"] and not figures["sentence"].endswith(".")
+        found.append(json.dumps(dict(figures), sort_keys=True))
+    assert found[0] == found[1] != found[2]
+
+
+@named([one for one in of("evaluate") if one not in OF_WHOLE_MODELS])
 def test_an_evaluator_measures_and_its_figures_can_be_written(header: MethodHeader) -> None:
     method = registry.build("evaluate", section(header), "evaluate")
     examples = sentences()
@@ -292,12 +348,55 @@ def test_an_evaluator_measures_and_its_figures_can_be_written(header: MethodHead
     assert written[0] == written[2] != written[1]
 
 
+def _ones_or(choice: Choice) -> np.ndarray:
+    return np.ones(len(choice.positions)) if choice.weights is None else choice.weights
+
+
 def some_dynamics() -> Dynamics:
     """Logits over three epochs."""
     examples = sentences()
     logits = np.random.default_rng(0).standard_normal((3, EXAMPLES, 2)).astype(np.float32)
     seen = np.ones((3, EXAMPLES), dtype=bool)
     return Dynamics(examples.ids, (0, 1, 2), seen, examples.labels.astype(np.int32), logits=logits)
+
+
+@dataclasses.dataclass
+class _Finished:
+    """A random model, and that model with every weight moved by noise of so many times its size."""
+
+    tried: Trial
+    needs: tuple[str, ...]
+    moved: float
+
+    @property
+    def sets(self) -> dict[str, EvaluationSet]:
+        return {"earlier": EvaluationSet("earlier", sentences(), "forget", "test")}
+
+    def model(self) -> torch.nn.Module:
+        assert "weights" in self.needs
+        return self._with(self.moved)
+
+    def base(self) -> torch.nn.Module:
+        assert "base_weights" in self.needs
+        return self._with(0.0)
+
+    def probabilities(self, name: str) -> np.ndarray:
+        return self._said(self._with(self.moved))
+
+    def base_probabilities(self, name: str) -> np.ndarray:
+        assert "base_predictions" in self.needs
+        return self._said(self._with(0.0))
+
+    def _with(self, moved: float) -> torch.nn.Module:
+        model, generator = self.tried.model(), torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.add_(noise, alpha=moved * float(parameter.abs().mean()))
+        return model
+
+    def _said(self, model: torch.nn.Module) -> np.ndarray:
+        return torch.softmax(self.tried.logits(model), dim=-1).numpy()
 
 
 class _Validation:

@@ -21,8 +21,9 @@ from transformers import BertConfig, BertForSequenceClassification
 from ftft.data.examples import Examples
 from ftft.dynamics.buffer import DynamicsBuffer
 from ftft.engine.assembly import assemble
-from ftft.engine.batches import BatchSchedule
+from ftft.engine.batches import BatchSchedule, Schedule
 from ftft.engine.calibrating import CountedCalibration
+from ftft.engine.choosing import schedule_for
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Training, TrainingLoop
 from ftft.engine.predict import predict
@@ -71,6 +72,15 @@ def data(*, one_length: bool) -> Prepared:
     return Prepared(examples, lengths, {"input_ids": tokens, "offsets": offsets, "pad_token_id": 0})
 
 
+def schedule_of(prepared: Prepared, batch_size: int, steps: int, select: Any, processes: Processes) -> Schedule:
+    if select is None:
+        return BatchSchedule(np.arange(N), prepared.lengths, batch_size, steps, seed=0)
+    sampler = registry.build("select", select, "select").select(prepared.examples, None, seed=0)
+    rows = np.array([int(one[1:]) for one in sampler.selection.ids.to_pylist()])
+    train = TrainSettings(batch_size=batch_size, epochs=steps / -(-N // batch_size))
+    return schedule_for(train, rows, prepared.lengths[rows], seed=0, sampler=sampler, processes=processes)
+
+
 class Run:
     """One training run and what it leaves: ``results`` as JSON, ``weights`` and ``dynamics`` as tensors."""
 
@@ -112,7 +122,7 @@ class Run:
             models=assembled.models,
             task=task,
             data=prepared,
-            schedule=BatchSchedule(np.arange(N), prepared.lengths, batch_size, steps, seed=0),
+            schedule=schedule_of(prepared, batch_size, steps, given.get("select"), processes),
             objective=objective,
             optimizer=assembled.optimizer,
             before_step=assembled.before_step,
@@ -191,6 +201,7 @@ METHODS = {
     "mezo": {"optimize": {"name": "mezo", "learning_rate": 0.1}},
     "sam": {"optimize": {"name": "sam", "learning_rate": 1e-2, "epsilon": 1e-3}},
     "lisa": {"optimize": {"name": "lisa", "layers": 1, "interval": 3, "learning_rate": 1e-2, "epsilon": 1e-3}},
+    "infobatch": {"select": {"name": "infobatch", "prune": 0.4}},
     "lora_pro": {"adapt": "lora", "optimize": {"name": "lora_pro", "learning_rate": 1e-3, "epsilon": 1e-3}},
 }
 

@@ -26,7 +26,7 @@ from ftft.errors import Interrupted, UserError
 SCRIPT = Path(__file__).with_name("process_script.py")
 pytestmark = pytest.mark.processes
 # Those of process_script.py: what looks at the step, the weights or the loss must do the same in every process.
-METHODS = ["lora", "lift", "s2ft", "probe_then_full", "asft", "l2_sp", "mezo", "sam", "lisa", "lora_pro"]
+METHODS = ["lora", "lift", "s2ft", "probe_then_full", "asft", "l2_sp", "mezo", "sam", "lisa", "infobatch", "lora_pro"]
 
 
 @pytest.fixture(scope="module")

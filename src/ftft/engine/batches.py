@@ -1,5 +1,8 @@
 """Which examples form which step: seeded, resumable from the step number alone, bucketed by length.
 
+A :class:`Schedule` gives the epochs of a training one after the other. Those of :class:`BatchSchedule` follow from the
+step number alone; those of :class:`ftft.engine.choosing.ChoosingSchedule` from what the steps before have shown.
+
 Bucketing: a seeded permutation is cut into windows of ``WINDOW`` batches, each window is sorted by length and cut
 into batches, and the batches are shuffled. Every example occurs exactly once an epoch, batches stay random, and
 padding is small because a batch holds neighbours in length.
@@ -8,8 +11,9 @@ padding is small because a batch holds neighbours in length.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +44,70 @@ def _cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """One pass over the examples, or over those chosen for it: ``number`` (from 0), the step it begins with (``first``),
+    and the rows of each of its ``batches``.
+
+    A training is planned in steps; an epoch begins at the planned step ``begin`` and stands for ``length`` of them, however
+    many batches it has. ``weights``: what each batch's losses are multiplied with, float64 like its rows; None for ones.
+    """
+
+    number: int
+    first: int
+    batches: Sequence[np.ndarray]
+    begin: float
+    length: float
+    weights: Sequence[np.ndarray] | None = None
+
+    @property
+    def end(self) -> int:
+        """The step after its last one."""
+        return self.first + len(self.batches)
+
+    def holds(self, step: int) -> bool:
+        """Whether step number ``step`` (from 0) is one of its."""
+        return self.first <= step < self.end
+
+    def position(self, steps: int) -> float:
+        """The planned step at which the training is after ``steps`` steps, from this epoch's first to its last."""
+        return self.begin + (steps - self.first) * self.length / len(self.batches)
+
+
+class Schedule(Protocol):
+    """The steps of a training run.
+
+    ``rows``: int64 [K], every row that may be learned from. ``steps``: those planned, which learning rate, warm-up and the
+    end go by. ``steps_per_epoch``: planned steps of a pass over all of ``rows``.
+    """
+
+    @property
+    def rows(self) -> np.ndarray: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def epoch_at(self, step: int) -> Epoch:
+        """The epoch of step number ``step`` (from 0); asked for in the order of the steps."""
+        ...
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """What a schedule is beside, whose later epochs depend on what the steps before have shown: it sees the loss of every
+    example of a step (``rows`` int64 [B], each once, ``losses`` float64 [B], the same in every process) and is part of the
+    checkpoint."""
+
+    def observe(self, rows: np.ndarray, losses: np.ndarray) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
 class BatchSchedule:
     """All steps of a training run, as a pure function of the step number, so that resuming needs no sampler state.
 
@@ -66,6 +134,13 @@ class BatchSchedule:
     def epoch_of(self, step: int) -> int:
         """The epoch (from 0) that step number ``step`` (from 0) belongs to."""
         return step // self.steps_per_epoch
+
+    def epoch_at(self, step: int) -> Epoch:
+        """The epoch of ``step``: it stands for as many planned steps as it has batches."""
+        number = self.epoch_of(step)
+        first = number * self.steps_per_epoch
+        batches = self.plan(number)
+        return Epoch(number, first, batches, begin=first, length=len(batches))
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch."""

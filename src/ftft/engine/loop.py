@@ -1,7 +1,7 @@
 """The training loop: one batch followed from its rows to the weight update.
 
 Everything that a later step depends on is either a function of the step number (batches, learning rate) or part of the
-checkpoint (weights, optimizer, the objective's state, random state, dynamics, stopping, ledger).
+checkpoint (weights, optimizer, the objective's and a sampler's state, random state, dynamics, stopping, ledger).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import torch
 from accelerate import DistributedDataParallelKwargs
 
 from ftft.engine.allocation import kept_memory
+from ftft.engine.batches import Learning
 from ftft.engine.checkpoint import CheckpointFolder, LoadedCheckpoint
 from ftft.engine.interrupting import StopSignals
 from ftft.engine.ledger import Ledger
 from ftft.engine.predict import predict_batches
 from ftft.engine.processes import processes_of
 from ftft.engine.provenance import differences
-from ftft.engine.schedule import ending_step, rate_factor, warmup_steps
-from ftft.engine.step import NotFinite, Observed, Step, observe, observed
+from ftft.engine.step import NotFinite, Observed, Step, losses_of_all, observe, observed
 from ftft.engine.training import Outcome as Outcome
 from ftft.engine.training import Training as Training
+from ftft.engine.walk import Walk
 from ftft.errors import Interrupted, UserError
 from ftft.methods.contract import Models, Stateful
 from ftft.state import rng
@@ -45,7 +46,7 @@ class TrainingLoop:
             # Every process holds the same history; it is told once.
             training.notify = _tell_nobody
             training.warn = _tell_nobody
-        self.step = 0
+        self.walk = Walk(training.schedule, training.settings)
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
         self.resumed_from: int | None = None
@@ -63,10 +64,13 @@ class TrainingLoop:
         self.model = training.accelerator.prepare_model(training.models.main)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
         self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
-        self.last_step = ending_step(training.schedule.steps, training.settings.end_at)
-        self.warmup = warmup_steps(training.schedule.steps, training.settings.warmup)
         self.checkpoints = CheckpointFolder(training.folder / "checkpoints", warn=training.warn) if training.folder else None
         self.best = CheckpointFolder(best_folder(training.folder), keep=1, warn=training.warn) if training.folder else None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self.walk.step
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -80,19 +84,14 @@ class TrainingLoop:
         self._resume()
         stopped = t.stopping is not None and t.stopping.stopped
         saved = journaled = time.monotonic()
-        plan: list[np.ndarray] = []
-        planned_epoch = -1
         journal_seconds = min(JOURNAL_SECONDS, t.settings.checkpoint_seconds / JOURNALS_PER_CHECKPOINT)
         with self._stop, kept_memory():
-            while self.step < self.last_step and not stopped:
-                epoch = t.schedule.epoch_of(self.step)
-                if epoch != planned_epoch:
-                    plan, planned_epoch = t.schedule.plan(epoch), epoch
-                self._train_step(plan[self.step - epoch * t.schedule.steps_per_epoch], epoch)
-                self.step += 1
-                if self.step % t.schedule.steps_per_epoch == 0:
-                    self._end_of_epoch(epoch)
-                if self._evaluation_is_due():
+            while not self.walk.ended and not stopped:
+                epoch = self.walk.epoch()
+                self._train_step(epoch.batches[self.step - epoch.first], epoch.number)
+                if self.walk.advance():
+                    self._end_of_epoch(epoch.number)
+                if t.validate is not None and self.walk.evaluation_is_due():
                     stopped = self._evaluate()
                 now, first = time.monotonic(), self.processes.is_first
                 # Signals and clocks reach the processes at different steps; they act on them at the same one.
@@ -115,7 +114,7 @@ class TrainingLoop:
         return Outcome(
             steps=self.step,
             planned=t.schedule.steps,
-            stopped_early=stopped and self.step < self.last_step,
+            stopped_early=stopped and not self.walk.ended,
             best_step=t.stopping.best_step if t.stopping else None,
             best_score=t.stopping.best_score if t.stopping else None,
             history=self.history,
@@ -126,8 +125,12 @@ class TrainingLoop:
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(
-            f"interrupted at step {self.step} of {self.last_step}, which is saved; run the same command again to resume"
+            f"interrupted at step {self.step} of {self._all_steps()}, which is saved; run the same command again to resume"
         )
+
+    def _all_steps(self) -> int:
+        """The steps up to the end of the training, as far as the lengths of its epochs are known."""
+        return self.walk.steps_until(self.walk.end)
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -136,9 +139,9 @@ class TrainingLoop:
         started, flops_before = time.perf_counter(), t.flops.spent
         self.model.train()
         for hook in t.before_step:
-            hook(self.step, t.schedule.steps, t.optimizer)
+            hook(self.step, self.walk.steps_until(t.schedule.steps), t.optimizer)
         self._set_learning_rate()
-        step = Step(t, self.model, self.loss_of, rows, self.processes)
+        step = Step(t, self.model, self.loss_of, rows, self.processes, self.walk.weights())
         try:
             if getattr(t.optimizer, "needs_closure", False):
                 t.optimizer.step(step)
@@ -151,6 +154,8 @@ class TrainingLoop:
             raise UserError(self._diverged(f"{error} at step {self.step + 1}")) from None
         if step.seen:
             self._observe(epoch, step.seen)
+        if isinstance(t.schedule, Learning):
+            t.schedule.observe(*losses_of_all(self.processes, step.losses))
         self.losses.append(step.loss)
         t.ledger.add(
             "training",
@@ -160,13 +165,12 @@ class TrainingLoop:
             tokens=int(t.data.lengths[rows].sum()),
             steps=1,
         )
-        event = {"event": "step", "step": self.step + 1, "steps": self.last_step, "epoch": epoch, "loss": step.loss}
+        event = {"event": "step", "step": self.step + 1, "steps": self._all_steps(), "epoch": epoch, "loss": step.loss}
         t.notify({**event, "flops": t.ledger.total().flops})
 
     def _set_learning_rate(self) -> None:
-        t = self.training
-        factor = rate_factor(self.step, steps=t.schedule.steps, warmup=self.warmup, schedule=t.settings.schedule)
-        for group, base in zip(t.optimizer.param_groups, self.base_rates):
+        factor = self.walk.rate_factor()
+        for group, base in zip(self.training.optimizer.param_groups, self.base_rates):
             group["lr"] = base * factor
 
     def _observe(self, epoch: int, seen: Sequence[Observed]) -> None:
@@ -213,18 +217,6 @@ class TrainingLoop:
             tokens=int(t.data.lengths[rows].sum()),
         )
 
-    def evaluation_interval(self) -> int:
-        """Steps between evaluations: as set, a share of the plan if below 1, by default an epoch."""
-        every = self.training.settings.evaluate_every
-        if every is None:
-            return min(self.training.schedule.steps_per_epoch, self.training.schedule.steps)
-        return max(1, round(every * self.training.schedule.steps)) if every < 1 else int(every)
-
-    def _evaluation_is_due(self) -> bool:
-        if self.training.validate is None:
-            return False
-        return self.step % self.evaluation_interval() == 0 or self.step == self.last_step
-
     def _evaluate(self) -> bool:
         """Measure on the validation sets; returns whether to stop now."""
         t = self.training
@@ -237,7 +229,7 @@ class TrainingLoop:
         t.ledger.add("evaluation", flops=flops, seconds=time.perf_counter() - started)
         entry = {
             "step": self.step,
-            "epoch": self.step / t.schedule.steps_per_epoch,
+            "epoch": self.walk.position / t.schedule.steps_per_epoch,
             "loss": self._recent_loss(),
             "scores": scores,
         }
@@ -251,7 +243,7 @@ class TrainingLoop:
         return stop
 
     def _recent_loss(self) -> float:
-        recent = self.losses[-self.evaluation_interval() :]
+        recent = self.losses[-self.walk.evaluation_interval() :]
         return float(np.mean(recent)) if recent else float("nan")
 
     @property
@@ -298,7 +290,8 @@ class TrainingLoop:
     def _state(self, random_states: list[dict[str, Any]], histories: list[Any]) -> dict[str, Any]:
         t = self.training
         return {
-            "step": self.step,
+            **self.walk.state(),
+            "schedule": t.schedule.state() if isinstance(t.schedule, Learning) else None,
             "optimizer": t.optimizer.state_dict(),
             "objectives": histories,
             "rng": random_states[0],
@@ -331,7 +324,10 @@ class TrainingLoop:
         histories = state.get("objectives", [])
         if isinstance(self.loss_of, Stateful) and self.processes.index < len(histories):
             self.loss_of.load_state(histories[self.processes.index])
-        self.step = self.resumed_from = self._saved_step = int(state["step"])
+        self.walk.load_state(state)
+        self.resumed_from = self._saved_step = self.step
+        if isinstance(t.schedule, Learning):
+            t.schedule.load_state(state["schedule"])
         self.history, self.losses = list(state["history"]), [float(value) for value in state["losses"]]
         if t.dynamics is not None and state["dynamics"] is not None:
             t.dynamics.load_state(state["dynamics"])
@@ -341,7 +337,7 @@ class TrainingLoop:
         assert t.folder is not None
         t.ledger = Ledger.resume(state["ledger"], t.folder / "ledger.jsonl", prepared=t.ledger)
         self._restore_random(state)
-        t.notify({"event": "resumed", "step": self.step, "steps": self.last_step})
+        t.notify({"event": "resumed", "step": self.step, "steps": self._all_steps()})
         self._best_of = dict(state.get("best_of", {}))
         self.resume_differences = list(state.get("resume_differences", []))
         new = differences(found.info, self.environment)

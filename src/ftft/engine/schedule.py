@@ -21,8 +21,9 @@ def warmup_steps(steps: int, warmup: float) -> int:
     return math.ceil(steps * warmup)
 
 
-def rate_factor(step: int, *, steps: int, warmup: int, schedule: Literal["linear", "cosine", "constant"]) -> float:
-    """What the base learning rate is multiplied with at ``step`` (from 0) of ``steps``."""
+def rate_factor(step: float, *, steps: int, warmup: int, schedule: Literal["linear", "cosine", "constant"]) -> float:
+    """What the base learning rate is multiplied with at ``step`` (from 0; between two where a sampler changes the length of an
+    epoch) of ``steps``."""
     if step < warmup:
         return step / max(1, warmup)
     if schedule == "constant":

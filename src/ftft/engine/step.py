@@ -5,12 +5,14 @@ A step takes ``batch_size`` examples in one or more micro-batches. Every micro-b
     (sum of weight * units * loss over its examples) / (sum of weight * units over the whole step)
 
 so that accumulation gives the large batch's gradient exactly, however the examples or tokens fall on micro-batches
-and processes.
+and processes. A sampler's factors multiply the losses and are left out of the sum below the line: they correct for examples
+that are not there, and would cancel in a mean that counts them.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ftft.engine.batches import share_of_process
+from ftft.engine.batches import Learning, share_of_process
 from ftft.engine.precision import autocast
 from ftft.engine.predict import to_device
 from ftft.engine.processes import Processes
@@ -43,7 +45,9 @@ class Step:
     """The closure of one optimizer step: gives the mean loss under the present weights and leaves its clipped gradient, or,
     under ``torch.no_grad()``, the loss alone. Every call sees the same examples and draws the same random numbers.
 
-    ``loss``: what the first call gave. ``seen``: what the dynamics record of the first call. Raises NotFinite.
+    ``factors``: float64 [B], what a sampler multiplies each loss with. ``loss``: what the first call gave. ``seen``: what the
+    dynamics record of the first call. ``losses``: for a schedule that learns from them, this process' rows (int64) and losses
+    (float64) of the first call, by micro-batch. Raises NotFinite.
     """
 
     def __init__(
@@ -53,14 +57,17 @@ class Step:
         loss_of: Callable[[Batch], Loss],
         rows: np.ndarray,
         processes: Processes,
+        factors: np.ndarray | None = None,
     ) -> None:
         self.training, self.model, self.loss_of, self.processes = training, model, loss_of, processes
         task = training.task
-        self.batches = list(self._micro_batches(rows))
-        own = sum(float((batch.weights * task.units(batch)).double().sum()) for batch in self.batches)
+        counted = list(self._micro_batches(rows))
+        own = sum(float((batch.weights * task.units(batch)).double().sum()) for batch in counted)
         self.units = processes.sum(own)
+        self.batches = counted if factors is None else list(self._multiplied(counted, len(rows), factors))
         self.loss = math.nan
         self.seen: list[Observed] = []
+        self.losses: list[tuple[np.ndarray, np.ndarray]] = []
         self._history: Any = None  # the objective's state before the first call
         self._random: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
@@ -83,6 +90,8 @@ class Step:
             total += float(loss.total.detach())
             if is_first and t.dynamics is not None and t.dynamics_mode == "online":
                 self.seen.append(self.record(batch, loss.outputs))
+            if is_first and isinstance(t.schedule, Learning):
+                self.losses.append((batch.rows.cpu().numpy(), loss.per_example.cpu().numpy().astype(np.float64)))
         mean = _finite("loss", self.processes.sum(total) / self.units)
         if is_first:
             self.loss = mean
@@ -102,6 +111,15 @@ class Step:
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
             yield to_device(t.task.collate(t.data, rows[part], weights[part]), t.accelerator.device)
+
+    def _multiplied(self, batches: Sequence[Batch], size: int, factors: np.ndarray) -> Iterator[Batch]:
+        """This process' micro-batches with their weights times their share of the ``factors``."""
+        _, own = share_of_process(np.arange(size), factors, self.processes.index, self.processes.count)
+        start = 0
+        for batch in batches:
+            part = torch.from_numpy(own[start : start + len(batch)]).to(batch.weights)
+            start += len(batch)
+            yield dataclasses.replace(batch, weights=batch.weights * part)
 
     def _same_beginning(self, is_first: bool) -> None:
         """Every call begins with the same random numbers, and with the same memory of an objective that has one (a queue).
@@ -150,6 +168,15 @@ def observe(training: Training, processes: Processes, epoch: int, seen: Sequence
     for theirs in processes.gather(list(seen)):
         for rows, values in theirs:
             training.dynamics.observe(epoch, rows, values)
+
+
+def losses_of_all(processes: Processes, own: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows (int64, each once) and losses (float64) that all processes have seen; of a row that fills up a share and stands
+    there again, the first."""
+    every = [pair for theirs in processes.gather(list(own)) for pair in theirs]
+    rows, losses = (np.concatenate(one) for one in zip(*every))
+    rows, first = np.unique(rows, return_index=True)
+    return rows, losses[first]
 
 
 def _finite(what: str, value: float) -> float:

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from ftft.dynamics.buffer import DynamicsBuffer
-from ftft.engine.batches import BatchSchedule
+from ftft.engine.batches import Schedule
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import Ledger
 from ftft.engine.precision import Precision
@@ -32,7 +32,7 @@ class Training:
     models: Models
     task: Task
     data: Prepared
-    schedule: BatchSchedule
+    schedule: Schedule
     objective: Objective
     optimizer: torch.optim.Optimizer
     settings: TrainSettings

@@ -3,8 +3,8 @@
 A method is one frozen dataclass in one file of one of the seven folders. Its fields are its settings; its verb is
 the protocol of its folder, below; state lives in what the verb returns. A method may declare, as class variables:
 
-``needs``     what must be there: "dynamics", "calibration", "gradients", "frozen_base", "pairs", "blocks", "generation",
-              "validation", "members"
+``needs``     what must be there: "dynamics", "losses", "calibration", "gradients", "frozen_base", "pairs", "blocks",
+              "generation", "validation", "members", "weights", "base_weights", "base_predictions"
 ``offers``    what it can do: "merge", "save_adapter"
 ``tasks``     the tasks it serves, or ("*",)
 ``coupling``  what a per-example loss depends on: "none", "batch", "group" or "history"
@@ -68,6 +68,16 @@ class Selection:
         return f"Selection({len(self):,} rows{pool}; {self.rule.get('name', 'no')} rule{': ' * bool(said)}{', '.join(said)})"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What is learned from in one epoch: ``positions`` int64 [K] in the sampler's selection, each once, and what their losses
+    are multiplied with (``weights`` float64 [K] above 0; None for ones). The engine divides a step's sum by its number of
+    examples whatever these weights are, so that 1 / p for an example kept with probability p leaves the gradient unbiased."""
+
+    positions: np.ndarray
+    weights: np.ndarray | None = None
+
+
 @dataclass
 class Loss:
     """What an objective gives: ``total`` (the weighted *sum* over the batch's units; the engine divides by the units
@@ -103,7 +113,8 @@ class LowRankPair:
     scaling: float
 
 
-# Called before the forward passes of every step with its number (from 0), the number of planned steps and the optimizer.
+# Called before the forward passes of every step with its number (from 0), the number of planned steps (an expectation where a
+# sampler decides how long the epochs are: the share of the two is the share of the training that is over) and the optimizer.
 # May change which parameters are trainable, and the optimizer's state of those that are not any more.
 StepHook = Callable[[int, int, "torch.optim.Optimizer"], None]
 
@@ -219,10 +230,39 @@ class Creator(Protocol):
 
 
 @runtime_checkable
-class Selector(Protocol):
-    """select: which examples does the model learn from? ``dynamics`` is None where the method does not need them."""
+class Stateful(Protocol):
+    """What keeps something from one batch to the next, as a tree of tensors and plain values."""
 
-    def select(self, examples: Examples, dynamics: Dynamics | None, *, seed: int) -> Selection: ...
+    def state(self) -> Any: ...
+
+    def load_state(self, state: Any) -> None: ...
+
+
+@runtime_checkable
+class Sampler(Stateful, Protocol):
+    """Chooses while the model trains, anew for every epoch. ``selection``: the examples it chooses among, each once.
+
+    It is asked before every epoch and shown the losses of every step; with several processes all of them hold one, and show
+    it the same. Its state is part of every checkpoint; random numbers come from a generator seeded by the epoch's number."""
+
+    selection: Selection
+
+    def choose(self, epoch: int, progress: float) -> Choice:
+        """What epoch number ``epoch`` (from 0) is made of; ``progress``: the share of the training that is over, 0 to 1."""
+        ...
+
+    def observe(self, positions: np.ndarray, losses: np.ndarray) -> None:
+        """The ``losses`` (float64 [B], without weights) of a step's examples at ``positions`` (int64 [B]), under the weights
+        and with the dropout that the step computed with."""
+        ...
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """select: which examples does the model learn from? ``dynamics`` is None where the method does not need them. A method
+    that chooses while training needs "losses" and gives a :class:`Sampler`."""
+
+    def select(self, examples: Examples, dynamics: Dynamics | None, *, seed: int) -> Selection | Sampler: ...
 
 
 @runtime_checkable
@@ -230,15 +270,6 @@ class Adapter(Protocol):
     """adapt: which parameters may change, and in what form? ``calibration`` is there for a method that needs it."""
 
     def adapt(self, model: torch.nn.Module, calibration: Calibration | None) -> Adapted: ...
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """What keeps something from one batch to the next, as a tree of tensors and plain values."""
-
-    def state(self) -> Any: ...
-
-    def load_state(self, state: Any) -> None: ...
 
 
 @runtime_checkable
@@ -283,11 +314,47 @@ class Combiner(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """evaluate: how good? ``probabilities``: float64 [N, C] over the set's own classes (merged where it merges)."""
+    """evaluate: how good on one set? ``probabilities``: float64 [N, C] over the set's own classes (merged where it merges)."""
 
     def evaluate(
         self, evaluation_set: EvaluationSet, probabilities: np.ndarray, *, seed: int, context: Mapping[str, Any]
     ) -> Mapping[str, Any]: ...
+
+
+class Measured(Protocol):
+    """A finished model as an evaluator sees it that looks at more than predictions on one set. A model is loaded when it is
+    asked for; what a method may ask for is what it needs, and what that cost is counted."""
+
+    @property
+    def sets(self) -> Mapping[str, EvaluationSet]:
+        """The recipe's evaluation sets."""
+        ...
+
+    def model(self) -> torch.nn.Module:
+        """The finished model in plain weights, in evaluation mode on the CPU ("weights")."""
+        ...
+
+    def base(self) -> torch.nn.Module:
+        """The model before training, likewise; what its checkpoint lacked is drawn as it was for training ("base_weights")."""
+        ...
+
+    def probabilities(self, name: str) -> np.ndarray:
+        """The finished model's on a set, float64 [N, K] over the set's own classes."""
+        ...
+
+    def base_probabilities(self, name: str) -> np.ndarray:
+        """Those of the model before training, whose checkpoint brought its head ("base_predictions")."""
+        ...
+
+
+@runtime_checkable
+class ModelEvaluator(Protocol):
+    """evaluate, for a method that needs "weights", "base_weights" or "base_predictions": what became of the model as a whole?
+
+    It gives its figures as JSON-like values, and under ``sentence`` what they say, in one sentence without a full stop. It
+    stands beside the evaluator of predictions in the recipe's list."""
+
+    def evaluate(self, measured: Measured, *, seed: int) -> Mapping[str, Any]: ...
 
 
 PROTOCOLS: dict[str, type] = {

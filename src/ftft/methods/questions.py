@@ -24,3 +24,6 @@ VERBS = {
     "combine": "combine",
     "evaluate": "evaluate",
 }
+
+# What an evaluator needs that is asked once a model and not once an evaluation set.
+OF_MODELS = ("weights", "base_weights", "base_predictions")

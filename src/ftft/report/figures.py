@@ -98,6 +98,16 @@ def stage_names(result: Mapping[str, Any]) -> list[str]:
     return list(stages) if isinstance(stages, Mapping) else []
 
 
+def measured(result: Mapping[str, Any]) -> list[str]:
+    """What the evaluators say that look at a model as a whole: "main, intruder dimensions: 3 intruder dimensions among ..."."""
+    return [
+        f"{name}, {str(evaluator).replace('_', ' ')}: {sentence}."
+        for name in stage_names(result)
+        for evaluator, found in (dig(result, "stages", name, "measured") or {}).items()
+        if isinstance(sentence := dig(found, "sentence"), str)
+    ]
+
+
 def metric(result: Mapping[str, Any], stage: str, name: str, *path: str) -> Interval | None:
     """A figure of a stage on the set ``name``: ``metric(result, "main", "test", "metrics", "accuracy")``."""
     return interval(dig(result, "stages", stage, "evaluation", name, *path))

@@ -24,7 +24,8 @@ BALANCES = {
 @dataclass(frozen=True)
 class Learned:
     """``rows`` of an epoch, copies counted, over ``examples`` different ones of a ``pool`` (None: not known), of which
-    ``selected`` were chosen; ``apply``: "subset", "copies" (``factor`` extra ones of each) or "weights" (``factor`` : 1)."""
+    ``selected`` were chosen; ``apply``: "subset", "copies" (``factor`` extra ones of each), "weights" (``factor`` : 1) or
+    "epochs" (chosen anew for every epoch: the means over them)."""
 
     rows: int
     examples: int
@@ -52,6 +53,8 @@ class Learned:
         counted = f"{self.share} {noun}".rstrip()
         if self.apply == "copies":
             return f"{count(self.rows)} rows: {counted} and {self.addition}"
+        if self.apply == "epochs":
+            return f"{counted} an epoch, on average"
         everything = f"all {counted}" if self.examples == self.pool else counted
         return f"{everything}, {self.addition}" if self.addition else everything
 
@@ -65,6 +68,11 @@ def learned(result: Mapping[str, Any], name: str) -> Learned | None:
         return None
     rows = whole(dig(counts, "rows")) or whole(dig(selection, "examples")) or selected
     pool = whole(dig(result, "data", "train", "n")) or whole(dig(counts, "pool"))
+    epochs = [whole(dig(one, "examples")) for one in dig(result, "stages", name, "training", "epochs") or ()]
+    sizes = [size for size in epochs if size is not None]
+    if sizes:
+        mean = round(sum(sizes) / len(sizes))
+        return Learned(mean, mean, pool, mean, "epochs", 1.0)
     apply, factor = dig(rule, "apply"), None
     if apply == "copies" and (factor := number(dig(rule, "copies"))) is not None:
         return Learned(rows, rows - int(factor) * selected, pool, selected, "copies", factor)

@@ -18,6 +18,7 @@ from ftft.report.figures import (
     duration,
     evaluation_sets,
     left_out,
+    measured,
     number,
     positive_note,
     sentences,
@@ -93,7 +94,8 @@ def _evaluation(result: Mapping[str, Any]) -> Markup | None:
     more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note))
     drawn = [accuracy_chart(result), difference_chart(result)]
     charts = [tag("div", *(one for one in drawn if one is not None), attributes={"class": "charts"})] if any(drawn) else []
-    return section("Results", tables.results_table(result), said, *charts, *more)
+    looked = [tag("p", sentence) for sentence in measured(result)]
+    return section("Results", tables.results_table(result), said, *charts, *looked, *more)
 
 
 def _diagnoses(result: Mapping[str, Any]) -> Markup | None:

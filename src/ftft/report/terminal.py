@@ -25,6 +25,7 @@ from ftft.report.figures import (
     mean_interval,
     mean_metric,
     mean_sets,
+    measured,
     metric,
     percent,
     points,
@@ -56,6 +57,8 @@ def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | 
         if without := left_out(sets):
             say(f"{without[0].upper()}{without[1:]}.", console, "yellow")
     say("Cost: floating-point operations, upstream stages included, in per cent of plain fine-tuning (ERM).", console, "dim")
+    for sentence in measured(result):
+        say(sentence, console)
     _print_differences(result, sets, console)
     found = headline(result)
     say("", console)
@@ -136,7 +139,7 @@ def _learned(found: Learned | None) -> str:
     if found.apply == "copies":
         return f"{count(found.rows)}\n{count(found.examples)} +\n{found.factor:g} x {count(found.selected)}"
     weighted = f"\n{count(found.selected)}\nat {found.factor:g}:1" if found.apply == "weights" else ""
-    return _of(found.examples, found.pool) + weighted
+    return _of(found.examples, found.pool) + weighted + "\nan epoch" * (found.apply == "epochs")
 
 
 def _of(part: int | None, whole: int | None) -> str:

@@ -8,6 +8,7 @@ from ftft.data.loading import load_data
 from ftft.methods.registry import build_task
 from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
+from ftft.run.measuring import require_heads
 from ftft.run.recipe import Recipe, Stage
 from ftft.run.selections import PlannedSelection, plan_selections
 
@@ -31,6 +32,7 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     yield f"training data: {len(data.train):,} examples{f' ({counts})' if counts else ''}"
     for set_name, one in data.evaluation.items():
         yield f"evaluation set {set_name}: {len(one.examples):,} examples, role {one.role}, {one.split}"
+    require_heads(recipe, task, data.train.label_names)
     plans = plan_selections(recipe, data.train)
     for name, stage in recipe.stages.items():
         yield _plan(name, stage, plans[name], len(data.train))
@@ -46,4 +48,10 @@ def _plan(name: str, stage: Stage, plan: PlannedSelection, total: int) -> str:
     about = "" if plan.exact or plan.examples == total else "about "
     stop = f", stops early (patience {stage.stop.patience})" if stage.stop else ""
     size = stage.train.batch_size
+    if plan.sampled:
+        fewer = "" if plan.exact else "at most "
+        return (
+            f"stage {name}: learns from those of {plan.examples:,} examples that {stage.select['name']} chooses for each "
+            f"epoch, in {fewer}{plan.steps:,} steps of {size}{stop}"
+        )
     return f"stage {name}: learns from {about}{plan.examples:,} examples in {plan.steps:,} steps of {size}{stop}"

@@ -12,10 +12,10 @@ from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
 from ftft.dynamics.score_names import MINIMUM_EPOCHS
 from ftft.engine.settings import ModelSettings, TrainSettings
 from ftft.errors import UserError, did_you_mean
-from ftft.methods.questions import QUESTIONS
+from ftft.methods.questions import OF_MODELS, QUESTIONS
 from ftft.methods.registry import build_task, header, list_methods, list_tasks, task_header
 from ftft.paths import variables
-from ftft.run.recipe import Recipe, Stage
+from ftft.run.recipe import Recipe, Stage, evaluators
 from ftft.tasks.contract import Task
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -39,6 +39,7 @@ def check_combinations(recipe: Recipe) -> None:
         _check_needs(stage, where)
         _check_dynamics(name, stage, recipe, where)
         _check_models_used(name, stage, recipe, where)
+        _check_evaluators(stage, recipe.data, where)
 
 
 def is_path(source: str, recipe: Recipe) -> bool:
@@ -180,16 +181,17 @@ def _check_task(name: str) -> None:
 
 def _check_tasks(stage: Stage, task: str, where: str) -> None:
     for question in QUESTIONS:
-        section = getattr(stage, question, None)
-        if not isinstance(section, Mapping):
-            continue
-        found = header(question, section["name"], f"{where}.{question}")
-        if not found.serves(task):
-            others = [method.name for method in list_methods(question) if method.serves(task)]
-            instead = f"; for this task there is {', '.join(others)}" if others else ""
-            raise UserError(
-                f"{where}.{question}: {found.name} serves the tasks {', '.join(found.tasks)} and not {task}{instead}"
-            )
+        given = getattr(stage, question, None)
+        for section in given if isinstance(given, list) else [given]:
+            if not isinstance(section, Mapping):
+                continue
+            found = header(question, section["name"], f"{where}.{question}")
+            if not found.serves(task):
+                others = [method.name for method in list_methods(question) if method.serves(task)]
+                instead = f"; for this task there is {', '.join(others)}" if others else ""
+                raise UserError(
+                    f"{where}.{question}: {found.name} serves the tasks {', '.join(found.tasks)} and not {task}{instead}"
+                )
 
 
 def _check_needs(stage: Stage, where: str) -> None:
@@ -206,6 +208,11 @@ def _check_needs(stage: Stage, where: str) -> None:
             f"{where}.optimize: {optimize.name} and {adapt.name} both say at every step which layers learn; adapt with full"
         )
     objective = header("objective", stage.objective["name"], where)
+    if "losses" in header("select", stage.select["name"], where).needs and "records" in objective.exceptions:
+        raise UserError(
+            f"{where}.select: {stage.select['name']} goes by each example's loss, and {objective.name} gives the training "
+            f"forward other inputs than the examples ({objective.exceptions['records']}); choose another objective"
+        )
     if stage.dynamics is not None and stage.dynamics.mode == "online" and "records" in objective.exceptions:
         raise UserError(
             f"{where}.dynamics: {objective.name} gives the training forward other inputs than the examples "
@@ -257,6 +264,26 @@ def _check_models_used(name: str, stage: Stage, recipe: Recipe, where: str) -> N
         raise UserError(f"{where}.use_models_of is given, and {found.name} combines no other models; use {', '.join(takers)}")
     if "members" in found.needs and not stage.use_models_of:
         raise UserError(f"{where}.combine: {found.name} combines several models; name their stages in {where}.use_models_of")
+
+
+def _check_evaluators(stage: Stage, data: DataSettings, where: str) -> None:
+    found = [header("evaluate", section["name"], f"{where}.evaluate") for section in evaluators(stage)]
+    names = [method.name for method in found]
+    if not found:
+        raise UserError(f"{where}.evaluate is an empty list; name at least one method, or leave it out")
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise UserError(f"{where}.evaluate names {name} twice; name each method once")
+    plain = [method.name for method in found if not set(method.needs) & set(OF_MODELS)]
+    if len(plain) > 1:
+        raise UserError(f"{where}.evaluate: {' and '.join(plain)} both measure predictions on every set; keep one of them")
+    forget = [name for name, file in data.evaluation.items() if file.role == "forget"]
+    needing = next((method.name for method in found if "base_predictions" in method.needs), None)
+    if needing is not None and not forget:
+        raise UserError(
+            f"{where}.evaluate: {needing} measures what became of earlier knowledge, and no evaluation set has the role "
+            "forget; give one that role"
+        )
 
 
 def _check_epochs(select: Mapping[str, Any], source: str, reference: Stage, where: str) -> None:

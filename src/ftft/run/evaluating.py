@@ -32,6 +32,7 @@ from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
 from ftft.models.loading import load_model
 from ftft.models.settings import ModelSettings
+from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe
 from ftft.tasks.contract import Task
@@ -124,7 +125,7 @@ def evaluate(
     predicted; it gives (model, processor, precision).
     """
     evaluator = registry.build("evaluate", dict(section), where)
-    predictions, ledger = _predictions(folder, data, task, load_model, notify, processes)
+    predictions, ledger = predictions_on_all(folder, data, task, load_model, notify, processes)
     own = {
         name: predictions[name] if one.merge is None else merge_probabilities(predictions[name], one.merge)
         for name, one in data.evaluation.items()
@@ -152,7 +153,7 @@ def _figures(
     return figures
 
 
-def _predictions(
+def predictions_on_all(
     folder: Path,
     data: LoadedData,
     task: Task,
@@ -160,6 +161,7 @@ def _predictions(
     notify: Callable[[dict[str, Any]], None],
     processes: Processes,
 ) -> tuple[dict[str, np.ndarray], Ledger]:
+    """Probabilities float64 [N, C] over the model's classes on every set, kept in ``folder``, and what they cost."""
     ledger, loaded = Ledger(), None
     result: dict[str, np.ndarray] = {}
     for name, one in data.evaluation.items():
@@ -260,7 +262,7 @@ def evaluate_saved(
             Path(scratch),
             data,
             task,
-            stage.evaluate,
+            of_predictions(stage),
             where="evaluate",
             seed=recipe.seed,
             training_prior=prior,

@@ -93,7 +93,7 @@ def _inner(kind: Any, key: Any) -> Any:
 
 
 def _is_section(kind: Any) -> bool:
-    return kind == Section
+    return kind == Section or (is_union(kind) and Section in get_args(kind))
 
 
 def _start(kind: Any, key: Any, inner: Any) -> Any:

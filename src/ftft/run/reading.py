@@ -21,6 +21,7 @@ from ftft.methods.questions import QUESTIONS
 from ftft.methods.registry import build, build_task, validate_section, validate_task
 from ftft.paths import beside, expand
 from ftft.run.combinations import check_combinations, is_path
+from ftft.run.evaluators import with_predictions_measured
 from ftft.run.overrides import apply_override
 from ftft.run.recipe import Recipe, Stage, upstream
 from ftft.run.yaml_reading import read_yaml_file
@@ -143,14 +144,19 @@ def _with_named_sections(raw: Mapping[str, Any]) -> dict[str, Any]:
     stages = raw.get("stages")
     if isinstance(stages, Mapping):
         raw["stages"] = {
-            name: {
-                key: {"name": value} if key in SECTIONS and isinstance(value, str) else value for key, value in stage.items()
-            }
+            name: {key: _named_section(value) if key in SECTIONS else value for key, value in stage.items()}
             if isinstance(stage, Mapping)
             else stage
             for name, stage in stages.items()
         }
     return raw
+
+
+def _named_section(value: Any) -> Any:
+    """A name as a section, in a list of sections too."""
+    if isinstance(value, list):
+        return [_named_section(one) for one in value]
+    return {"name": value} if isinstance(value, str) else value
 
 
 def _check_given(raw: Mapping[str, Any]) -> None:
@@ -171,17 +177,20 @@ def _check_given(raw: Mapping[str, Any]) -> None:
 def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any], task: Task) -> Stage:
     """The stage with every setting of its methods filled in, and what the task says where the recipe is silent."""
     where = f"stages.{name}"
-    if not stage.evaluate:
-        stage = dataclasses.replace(stage, evaluate={"name": task.evaluator})
+    stage = dataclasses.replace(stage, evaluate=with_predictions_measured(stage, task))
     if stage.stop is not None and stage.stop.metric is None:
         stage = dataclasses.replace(stage, stop=dataclasses.replace(stage.stop, metric=task.steering[0]))
-    sections = {
-        section: plain(validate_section(section, getattr(stage, section), join(where, section))) for section in SECTIONS
-    }
+    sections = {section: _complete_section(section, getattr(stage, section), join(where, section)) for section in SECTIONS}
     train = stage.train
     if train.steps is not None and "epochs" not in raw.get("train", {}):
         train = dataclasses.replace(train, epochs=None)
     return dataclasses.replace(stage, train=train, **sections)
+
+
+def _complete_section(question: str, section: Any, where: str) -> Any:
+    if isinstance(section, list):
+        return [_complete_section(question, one, join(where, index)) for index, one in enumerate(section)]
+    return plain(validate_section(question, section, where))
 
 
 def _with_only(recipe: Recipe) -> Recipe:
@@ -208,7 +217,9 @@ def _check_methods(recipe: Recipe) -> None:
     """Build every method of every stage, so that what it refuses is known before an earlier stage has been trained."""
     for name, stage in recipe.stages.items():
         for section in SECTIONS:
-            build(section, getattr(stage, section), f"stages.{name}.{section}")
+            given = getattr(stage, section)
+            for one in given if isinstance(given, list) else [given]:
+                build(section, one, f"stages.{name}.{section}")
 
 
 def _main_stage(recipe: Recipe) -> str | None:

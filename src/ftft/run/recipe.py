@@ -38,8 +38,17 @@ class Stage:
     combine: Section = setting({"name": "last"}, "what comes out at the end", factory=dict)
     stop: StopSettings | None = setting(None, "stop before the planned end; null trains to the end")
     dynamics: DynamicsSettings | None = setting(None, "what to record of the training dynamics; null records nothing")
-    evaluate: Section = setting({}, "what is measured on every evaluation set; by default what the task names", factory=dict)
+    evaluate: Section | list[Section] = setting(
+        {}, "what is measured, on every evaluation set and of the model; by default what the task names", factory=dict
+    )
     seed: int | None = setting(None, "this stage's seed; by default the recipe's", ge=0, lt=4294967296)
+
+
+def evaluators(stage: Stage) -> list[Section]:
+    """The stage's evaluators as a list, however the recipe writes them."""
+    if isinstance(stage.evaluate, list):
+        return list(stage.evaluate)
+    return [stage.evaluate] if stage.evaluate else []
 
 
 def without_later(settings: Mapping[str, Any], later: Mapping[str, Any] = LATER) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ from ftft.methods.selection import read_selection
 from ftft.models.loading import load_saved
 from ftft.paths import expand
 from ftft.run.costs import ErmCost, erm_cost, given_dynamics, padded_lengths, upstream, whole_cost
-from ftft.run.evaluating import Evaluation, evaluate, said_of, sets_seen, write_named_predictions
+from ftft.run.evaluating import Evaluation, evaluate, predictions_on_all, said_of, sets_seen, write_named_predictions
+from ftft.run.evaluators import of_predictions
+from ftft.run.measuring import measure, require_heads
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
@@ -144,11 +146,11 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
 
     started = time.perf_counter()
     tell({"event": "start", "recipe": recipe.name})
-    data = load_data(
-        recipe.data, inputs=registry.build_task(recipe.task).inputs, progress=lambda text: tell({"event": "data", "text": text})
-    )
+    task = registry.build_task(recipe.task)
+    data = load_data(recipe.data, inputs=task.inputs, progress=lambda text: tell({"event": "data", "text": text}))
     plan_selections(recipe, data.train)  # refuses a selection that cannot work before an earlier stage is trained
     seen = sets_seen(recipe)
+    require_heads(recipe, task, data.train.label_names)
     processes.once(begin)
     for sentence in [*data.warnings, *said_of(seen)]:
         warn(sentence)
@@ -194,6 +196,7 @@ class _Run:
         self.store = processes.in_turn(lambda: run_store(recipe, warn))
         self.stages: dict[str, FinishedStage] = {}
         self.evaluations: dict[str, Evaluation] = {}
+        self.measured: dict[str, dict[str, Mapping[str, Any]]] = {}  # stage -> evaluator of models -> its figures
         self.predictions: dict[str, dict[str, str]] = {}  # stage -> set -> path in the stage's folder
         self._erm: ErmCost | None = None
 
@@ -205,6 +208,7 @@ class _Run:
             ).run()
             self.stages[name] = stage
             self.evaluations[name] = self._evaluate(stage)
+            self._measure(stage)
             if self.processes.is_first:
                 sets, cost = _headline(self.evaluations[name], self.seen), self._cost(name)
                 self.tell({"event": "evaluated", "stage": name, "sets": sets, "cost": cost})
@@ -247,7 +251,7 @@ class _Run:
             stage.folder / "predictions",
             self.data,
             self.task,
-            self.recipe.stages[stage.name].evaluate,
+            of_predictions(self.recipe.stages[stage.name]),
             where=f"stages.{stage.name}.evaluate",
             seed=self.recipe.seed,
             training_prior=self._learned_prior(stage),
@@ -255,6 +259,24 @@ class _Run:
             notify=lambda event: self.tell({"stage": stage.name, **event}),
             processes=self.processes,
         )
+
+    def _measure(self, stage: FinishedStage) -> None:
+        """What the evaluators say that look at the model; what that cost joins what the evaluation did."""
+        own, settings = self.evaluations[stage.name], self.recipe.stages[stage.name]
+        self.measured[stage.name], cost = measure(
+            settings,
+            stage.folder,
+            self.data,
+            self.task,
+            own.probabilities,
+            predictions_on_all,
+            seed=self.recipe.seed,
+            stage_seed=self.recipe.seed if settings.seed is None else settings.seed,
+            precision=stage.summary["precision"],
+            notify=lambda event: self.tell({"stage": stage.name, **event}),
+            processes=self.processes,
+        )
+        self.evaluations[stage.name] = replace(own, ledger=own.ledger.merge(cost))
 
     def _learned_prior(self, stage: FinishedStage) -> np.ndarray | None:
         try:
@@ -303,6 +325,7 @@ class _Run:
             "ledger": stage.ledger.to_json(),
             "cost": self._cost(name),
             "reporting_ledger": evaluation.ledger.to_json(),
+            **({"measured": self.measured[name]} if self.measured[name] else {}),
             "evaluation": {
                 set_name: {**figures, "predictions": f"stages/{name}/{self.predictions[name][set_name]}"}
                 for set_name, figures in evaluation.sets.items()

@@ -22,7 +22,7 @@ from ftft.engine.batches import planned_steps
 from ftft.engine.schedule import ending_step
 from ftft.errors import UserError
 from ftft.methods import registry
-from ftft.methods.contract import Selection
+from ftft.methods.contract import Sampler, Selection
 from ftft.paths import expand
 from ftft.run.recipe import Recipe, Stage
 
@@ -30,11 +30,13 @@ from ftft.run.recipe import Recipe, Stage
 @dataclass(frozen=True)
 class PlannedSelection:
     """What a stage will learn from: ``examples`` (rows, copies counted) of the pool, ``exact`` unless the dynamics that
-    are still to be recorded can change the number; and the ``steps`` it takes without an early stop."""
+    are still to be recorded can change the number; and the ``steps`` it takes without an early stop. ``sampled``: it is chosen
+    anew for every epoch what is learned from in it, and both numbers are those of all of them."""
 
     examples: int
     steps: int
     exact: bool
+    sampled: bool = False
 
 
 def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelection]:
@@ -52,12 +54,13 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
         selector = registry.build("select", stage.select, where)
         seed = recipe.seed if stage.seed is None else stage.seed
         try:
-            made[name] = selector.select(train, dynamics, seed=seed)
+            made[name], sampler = selection_and_sampler(selector.select(train, dynamics, seed=seed))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         steps = planned_steps(len(made[name]), stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
         steps = ending_step(steps, stage.train.end_at)
-        plans[name] = PlannedSelection(len(made[name]), steps, exact=source not in recipe.stages)
+        exact = source not in recipe.stages and (sampler is None or stage.train.steps is not None)
+        plans[name] = PlannedSelection(len(made[name]), steps, exact, sampled=sampler is not None)
     return plans
 
 
@@ -80,6 +83,11 @@ def _stand_in(train: Examples, reference: Stage, selection: Selection, steps: in
     pair = generator.standard_normal((epochs, len(train), 2), dtype=np.float32)
     probability = generator.random((epochs, len(train)), dtype=np.float32)
     return Dynamics(train.ids, tuple(range(epochs)), seen, gold, pair_logits=pair, pair_probability=probability)
+
+
+def selection_and_sampler(chosen: Selection | Sampler) -> tuple[Selection, Sampler | None]:
+    """The examples that a stage may learn from, and who chooses among them while it trains, if anybody does."""
+    return (chosen, None) if isinstance(chosen, Selection) else (chosen.selection, chosen)
 
 
 def rows_and_weights(selection: Selection, ids: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:

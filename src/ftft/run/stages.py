@@ -18,9 +18,10 @@ from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dyna
 from ftft.dynamics.table import Dynamics
 from ftft.engine import precision as precisions
 from ftft.engine.assembly import Assembled, assemble, needs_of
-from ftft.engine.batches import BatchSchedule, planned_steps
+from ftft.engine.batches import Schedule
 from ftft.engine.calibrating import CountedCalibration
 from ftft.engine.checkpoint import CheckpointFolder
+from ftft.engine.choosing import ChoosingSchedule, schedule_for
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Outcome, Training, TrainingLoop, best_folder
 from ftft.engine.processes import ALONE, Processes
@@ -30,14 +31,14 @@ from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
 from ftft.files import fingerprint
 from ftft.methods import registry
-from ftft.methods.contract import Adapted, Checkpoint, Objective, Selection
+from ftft.methods.contract import Adapted, Checkpoint, Objective, Sampler, Selection
 from ftft.methods.selection import write_selection
 from ftft.models.loading import LoadedModel, load_model, load_saved
 from ftft.models.saving import save_model
 from ftft.paths import expand
 from ftft.run.portable import portable_model
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
-from ftft.run.selections import learned_prior, rows_and_weights
+from ftft.run.selections import learned_prior, rows_and_weights, selection_and_sampler
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets, WeightsOnValidation
 from ftft.tasks.contract import Prepared, Task
@@ -210,7 +211,8 @@ class StageRun:
     ) -> None:
         started = time.perf_counter()
         ledger = Ledger()
-        selection = self.processes.once(lambda: self._select(folder, dynamics))
+        chosen = self.processes.once(lambda: self._select(folder, dynamics))
+        selection, sampler = selection_and_sampler(chosen)
         rows, weights = rows_and_weights(selection, self.data.train.ids)
         torch.manual_seed(self.processes.seed(self.seed))
         np.random.seed(self.processes.seed(self.seed) % 2**32)
@@ -224,19 +226,25 @@ class StageRun:
             CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger),
             seed=self.seed,
         )
-        training = self._training(folder, assembled, objective, model, prepared, rows, weights, ledger, accelerator, precision)
+        schedule = schedule_for(
+            self.stage.train, rows, prepared.lengths[rows], seed=self.seed, sampler=sampler, processes=self.processes
+        )
+        training = self._training(
+            folder, assembled, objective, model, prepared, schedule, weights, ledger, accelerator, precision
+        )
         preparing = time.perf_counter() - started
         outcome = TrainingLoop(training, environment=provenance()).run()
         self.processes.once(lambda: self._finish(folder, model, assembled.adapted, training, outcome, selection, preparing))
 
-    def _select(self, folder: StageFolder, dynamics: Dynamics | None) -> Selection:
+    def _select(self, folder: StageFolder, dynamics: Dynamics | None) -> Selection | Sampler:
         selector = registry.build("select", self.stage.select, f"{self.where}.select")
-        selection = selector.select(self.data.train, dynamics, seed=self.seed)
+        chosen = selector.select(self.data.train, dynamics, seed=self.seed)
+        selection, _ = selection_and_sampler(chosen)
         if len(selection) == 0:
             raise UserError(f"{self.where}.select chose no example of {len(self.data.train)}")
         write_selection(selection, folder.path("selection.parquet"))
         self.notify({"event": "selected", "stage": self.name, "selected": len(selection), "pool": len(self.data.train)})
-        return selection
+        return chosen
 
     def _training(
         self,
@@ -245,7 +253,7 @@ class StageRun:
         objective: Objective,
         model: LoadedModel,
         prepared: Prepared,
-        rows: np.ndarray,
+        schedule: Schedule,
         weights: np.ndarray | None,
         ledger: Ledger,
         accelerator: Accelerator,
@@ -253,15 +261,6 @@ class StageRun:
     ) -> Training:
         stage, train = self.stage, self.stage.train
         combiner = registry.build("combine", stage.combine, f"{self.where}.combine")
-        steps = planned_steps(len(rows), train.batch_size, epochs=train.epochs, steps=train.steps)
-        schedule = BatchSchedule(
-            rows=rows,
-            lengths=prepared.lengths[rows],
-            batch_size=train.batch_size,
-            steps=steps,
-            seed=self.seed,
-            shuffle=train.shuffle,
-        )
         training = Training(
             models=assembled.models,
             task=self.task,
@@ -356,6 +355,7 @@ class StageRun:
                 "best_score": outcome.best_score,
                 "history": outcome.history,
                 "losses": outcome.losses,
+                **({"epochs": training.schedule.counts} if isinstance(training.schedule, ChoosingSchedule) else {}),
             },
             "resume_differences": outcome.resume_differences,
             "preparing_seconds": preparing,

@@ -18,6 +18,7 @@ from ftft.paths import expand
 from ftft.run.comparing import compare
 from ftft.run.diagnosing import class_prior, diagnose_map
 from ftft.run.evaluating import Evaluation
+from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe
 from ftft.run.stages import FinishedStage
@@ -40,7 +41,7 @@ def tell_more(
 
     Dynamics that came from a file are copied into the run's ``folder``, so that the report can show them.
     """
-    evaluator = registry.build("evaluate", recipe.stages[main].evaluate, f"stages.{main}.evaluate")
+    evaluator = registry.build("evaluate", of_predictions(recipe.stages[main]), f"stages.{main}.evaluate")
     compared = compare(
         data.evaluation,
         {name: evaluation.classes for name, evaluation in evaluations.items()},

@@ -1,0 +1,37 @@
+"""The evaluators of a stage: one that measures predictions, set by set, and those that look at the model as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ftft.methods import registry
+from ftft.methods.questions import OF_MODELS
+from ftft.run.recipe import Section, Stage, evaluators
+from ftft.tasks.contract import Task
+
+
+def looks_at_models(section: Mapping[str, Any]) -> bool:
+    """Whether an evaluator is asked once a model, and not once a set."""
+    return bool(set(registry.header("evaluate", section["name"]).needs) & set(OF_MODELS))
+
+
+def with_predictions_measured(stage: Stage, task: Task) -> Section | list[Section]:
+    """The stage's evaluators as written, with the task's own before them where none of them measures predictions."""
+    given = evaluators(stage)
+    if not given:
+        return {"name": task.evaluator}
+    named = [section for section in given if isinstance(section.get("name"), str)]  # what has no name is refused later
+    if len(named) == len(given) and all(looks_at_models(section) for section in given):
+        return [{"name": task.evaluator}, *given]
+    return stage.evaluate
+
+
+def of_predictions(stage: Stage) -> Section:
+    """The stage's evaluator of predictions."""
+    return next(section for section in evaluators(stage) if not looks_at_models(section))
+
+
+def of_models(stage: Stage) -> list[Section]:
+    """The stage's evaluators that look at the model."""
+    return [section for section in evaluators(stage) if looks_at_models(section)]

@@ -1,0 +1,129 @@
+"""Intruder dimensions: what counts, what does not, and what the layers of a model are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from ftft.methods.evaluate.intruder_dimensions import IntruderDimensions, largest_cosines, linear_weights
+
+NAME = "bert.encoder.layer.1.intermediate.dense.weight"
+
+
+@dataclass
+class Pair:
+    """A model before and after training."""
+
+    before: torch.nn.Module
+    after: torch.nn.Module
+
+    def model(self) -> torch.nn.Module:
+        return self.after
+
+    def base(self) -> torch.nn.Module:
+        return self.before
+
+
+def found(pair: Pair, **settings: Any) -> dict[str, Any]:
+    return dict(IntruderDimensions(**settings).evaluate(pair, seed=0))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pair(tiny_model: Callable[..., Any]) -> Pair:
+    """A wide model, in which a random direction is far from most others."""
+    model = tiny_model("bert", hidden_size=96, intermediate_size=128).double()
+    return Pair(model, copy.deepcopy(model))
+
+
+def change(pair: Pair, delta: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        weight = pair.after.get_parameter(NAME)
+        weight.add_(delta(weight))
+    return weight
+
+
+def unit(size: int, seed: int) -> torch.Tensor:
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return vector / vector.norm()
+
+
+def test_an_untouched_model_has_none_and_says_so(pair: Pair) -> None:
+    figures = found(pair)
+    assert (figures["count"], figures["looked_at"], figures["changed"], figures["layers"]) == (0, 0, 0, 18)
+    assert figures["sentence"] == "no intruder dimensions: training changed none of 18 linear layers"
+
+
+def test_a_scaled_weight_has_none(pair: Pair) -> None:
+    change(pair, lambda weight: 2.5 * weight)
+    figures = found(pair)
+    assert (figures["count"], figures["looked_at"], figures["changed"]) == (0, 10, 1)
+    assert figures["by_layer"][NAME]["lowest_cosine"] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_large_random_direction_is_one(pair: Pair) -> None:
+    change(pair, lambda weight: 50 * weight.norm() * torch.outer(unit(len(weight), 1), unit(weight.shape[1], 2)))
+    figures = found(pair)
+    assert figures["by_layer"][NAME]["count"] == figures["count"] == 1
+    assert "1 intruder dimension among 10 high singular vectors of 1 of 18 linear layers" in figures["sentence"]
+
+
+def test_more_of_the_first_direction_is_none(pair: Pair) -> None:
+    def along(weight: torch.Tensor) -> torch.Tensor:
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        return 50 * s[0] * torch.outer(u[:, 0], vh[0])
+
+    change(pair, along)
+    assert found(pair)["count"] == 0
+
+
+def test_only_a_new_right_vector_is_none(pair: Pair) -> None:
+    """As in the released code, left vectors alone are compared."""
+
+    def crossed(weight: torch.Tensor) -> torch.Tensor:
+        u, s, _ = torch.linalg.svd(weight, full_matrices=False)
+        return 50 * s[0] * torch.outer(u[:, 0], unit(weight.shape[1], 3))
+
+    change(pair, crossed)
+    assert found(pair, top_k=1)["count"] == 0
+
+
+def test_counts_rise_with_epsilon_and_k(pair: Pair) -> None:
+    change(pair, lambda weight: 0.7 * weight.std() * torch.randn_like(weight))
+    by_epsilon = [found(pair, epsilon=epsilon)["count"] for epsilon in (0.1, 0.4, 0.6, 0.8, 1.0)]
+    by_k = [found(pair, top_k=k, epsilon=0.8)["count"] for k in (1, 5, 20, 96)]
+    assert by_epsilon == sorted(by_epsilon) and by_epsilon[0] == 0 and by_epsilon[-1] == 10
+    assert by_k == sorted(by_k) and by_k[-1] > by_k[0]
+    assert found(pair, top_k=500)["looked_at"] == 96, "not more than there are"
+
+
+def test_the_definition_by_hand() -> None:
+    base = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))[:, :2]  # directions e1 and e2
+    tuned = torch.tensor([[0.0, 0.0], [4.0, 0.0], [3.0, 0.0]], dtype=torch.float64)  # one vector, (0, 0.8, 0.6)
+    directions = torch.linalg.svd(base, full_matrices=False).U
+    assert largest_cosines(tuned, directions, 1).tolist() == pytest.approx([0.8])
+
+
+def test_random_directions_are_far_in_wide_matrices_and_near_in_small_ones(tiny_model: Callable[..., Any]) -> None:
+    shares = []
+    for size in (16, 256):
+        model = tiny_model("bert", hidden_size=size, intermediate_size=size)
+        after = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in after.parameters():
+                parameter.mul_(1.5)
+        figures = found(Pair(model, after))
+        assert figures["count"] == 0
+        shares.append(figures["random"] / figures["looked_at"])
+    assert shares[0] < 0.6 and shares[1] == 1.0
+
+
+def test_the_linear_layers_of_the_blocks_are_looked_at_whatever_their_storage(tiny_model: Callable[..., Any]) -> None:
+    assert {name for name, _ in linear_weights(tiny_model("bert"))} >= {NAME}
+    assert not any("embedding" in name or "classifier" in name for name, _ in linear_weights(tiny_model("bert")))
+    shapes = {name.rsplit(".", 2)[1]: tuple(weight.shape) for name, weight in linear_weights(tiny_model("gpt2"))}
+    assert shapes["c_attn"] == (48, 16) and shapes["c_fc"] == (64, 16), "out by in"
