@@ -248,13 +248,14 @@ def of(question: str) -> list[MethodHeader]:
 def test_a_selection_is_of_the_pool_and_the_same_every_time(header: MethodHeader) -> None:
     method = registry.build("select", section(header), "select")
     pool, dynamics = sentences(), some_dynamics()
-    chosen, again = (method.select(pool, dynamics, seed=3) for _ in range(2))
+    given = {"scoring": _Embedding()} if "scoring_model" in header.needs else {}
+    chosen, again = (method.select(pool, dynamics, seed=3, **given) for _ in range(2))
     assert 0 < len(chosen) <= len(pool) and chosen.ids.equals(again.ids) and np.array_equal(chosen.weights, again.weights)
     assert set(chosen.ids.to_pylist()) <= set(pool.ids.to_pylist())
     assert chosen.weights.shape == (len(chosen),) and float(chosen.weights.mean()) == pytest.approx(1.0)
     assert chosen.counts["pool"] == len(pool) and json.loads(json.dumps(dict(chosen.rule)))["name"] == header.name
     backwards = np.arange(len(pool))[::-1]
-    reordered = method.select(pool.take(backwards), dynamics, seed=3)
+    reordered = method.select(pool.take(backwards), dynamics, seed=3, **given)
     assert sorted(reordered.ids.to_pylist()) == sorted(chosen.ids.to_pylist()), "the order of the rows is no reason"
 
 
@@ -346,6 +347,17 @@ def test_an_evaluator_measures_and_its_figures_can_be_written(header: MethodHead
     figures = [method.evaluate(one, probabilities, seed=1, context=context) for probabilities in (right, 1 - right, right)]
     written = [json.dumps(found, sort_keys=True, default=float) for found in figures]
     assert written[0] == written[2] != written[1]
+
+
+class _Embedding:
+    """A scoring model that places every sentence by the letters it is made of; the target are those with a good word."""
+
+    def embed(self, examples: Any) -> np.ndarray:
+        texts = examples.inputs["text"].to_pylist()
+        return np.array([[text.count(letter) for letter in "abcdefghijklmnop"] for text in texts], dtype=np.float32)
+
+    def target(self, name: str) -> Any:
+        return sentences().take(np.flatnonzero(sentences().labels == 1))
 
 
 def _ones_or(choice: Choice) -> np.ndarray:

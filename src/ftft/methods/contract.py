@@ -3,8 +3,8 @@
 A method is one frozen dataclass in one file of one of the seven folders. Its fields are its settings; its verb is
 the protocol of its folder, below; state lives in what the verb returns. A method may declare, as class variables:
 
-``needs``     what must be there: "dynamics", "losses", "calibration", "gradients", "frozen_base", "pairs", "blocks",
-              "generation", "validation", "members", "weights", "base_weights", "base_predictions"
+``needs``     what must be there: "dynamics", "losses", "scoring_model", "calibration", "gradients", "frozen_base", "pairs",
+              "blocks", "generation", "validation", "members", "weights", "base_weights", "base_predictions"
 ``offers``    what it can do: "merge", "save_adapter"
 ``tasks``     the tasks it serves, or ("*",)
 ``coupling``  what a per-example loss depends on: "none", "batch", "group" or "history"
@@ -263,6 +263,29 @@ class Selector(Protocol):
     that chooses while training needs "losses" and gives a :class:`Sampler`."""
 
     def select(self, examples: Examples, dynamics: Dynamics | None, *, seed: int) -> Selection | Sampler: ...
+
+
+class ScoringModel(Protocol):
+    """What a selector looks at the data with: the model that the recipe names in ``use_model_of`` (a finished stage's), or else
+    the stage's own before training. It is loaded when it is asked something, and what that costs is counted."""
+
+    def embed(self, examples: Examples) -> np.ndarray:
+        """The mean over its tokens of the last hidden states of every example, float32 [N, H]."""
+        ...
+
+    def target(self, name: str) -> Examples:
+        """The inputs of an evaluation set with split validation, to select towards; UserError for any other. A method names
+        it in its setting ``target``, by which the stage's key and the result know of it."""
+        ...
+
+
+@runtime_checkable
+class ScoringSelector(Protocol):
+    """select, for a method that needs "scoring_model"."""
+
+    def select(
+        self, examples: Examples, dynamics: Dynamics | None, *, seed: int, scoring: ScoringModel
+    ) -> Selection | Sampler: ...
 
 
 @runtime_checkable

@@ -39,6 +39,7 @@ def check_combinations(recipe: Recipe) -> None:
         _check_needs(stage, where)
         _check_dynamics(name, stage, recipe, where)
         _check_models_used(name, stage, recipe, where)
+        _check_scoring(name, stage, recipe, where)
         _check_evaluators(stage, recipe.data, where)
 
 
@@ -264,6 +265,25 @@ def _check_models_used(name: str, stage: Stage, recipe: Recipe, where: str) -> N
         raise UserError(f"{where}.use_models_of is given, and {found.name} combines no other models; use {', '.join(takers)}")
     if "members" in found.needs and not stage.use_models_of:
         raise UserError(f"{where}.combine: {found.name} combines several models; name their stages in {where}.use_models_of")
+
+
+def _check_scoring(name: str, stage: Stage, recipe: Recipe, where: str) -> None:
+    """The model a selector looks at the data with, and the set it selects towards."""
+    found = header("select", stage.select["name"], f"{where}.select")
+    other, earlier = stage.use_model_of, _before(name, recipe)
+    if "scoring_model" not in found.needs:
+        if other is not None:
+            takers = [method.name for method in list_methods("select") if "scoring_model" in method.needs]
+            raise UserError(f"{where}.use_model_of is given, and {found.name} looks at no model; use {', '.join(takers)}")
+        return
+    if other is not None and other not in recipe.stages:
+        raise UserError(f'{where}.use_model_of: there is no stage "{other}"{did_you_mean(other, earlier)}')
+    if other is not None and other not in earlier:
+        raise UserError(f'{where}.use_model_of names "{other}", which is not finished before; name an earlier stage')
+    target, allowed = stage.select.get("target"), validation_sets(recipe.data)
+    if target is not None and target not in allowed:
+        what = "is a test set, and test sets are only reported" if target in recipe.data.evaluation else "is no evaluation set"
+        raise UserError(f'{where}.select.target: "{target}" {what}; name a validation set ({", ".join(allowed)})')
 
 
 def _check_evaluators(stage: Stage, data: DataSettings, where: str) -> None:

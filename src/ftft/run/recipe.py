@@ -15,7 +15,7 @@ from ftft.settings import setting
 LATER_COLUMNS: dict[str, Any] = {"columns": {"inputs": None}}
 LATER: dict[str, Any] = {
     "data": {**LATER_COLUMNS, "corrections": None, "train": LATER_COLUMNS, "evaluation": {"*": LATER_COLUMNS}},
-    "stages": {"*": {"use_models_of": [], "train": {"end_at": None}}},
+    "stages": {"*": {"use_model_of": None, "use_models_of": [], "train": {"end_at": None}}},
 }
 
 Section = dict[str, Any]  # {"name": method, setting: value, ...}; "name" alone may be written as a plain string
@@ -29,6 +29,9 @@ class Stage:
     train: TrainSettings = field(default_factory=TrainSettings)
     select: Section = setting({"name": "all"}, "which examples the model learns from", factory=dict)
     use_dynamics_of: str | None = setting(None, "the stage (or the path of a dynamics file) whose dynamics `select` uses")
+    use_model_of: str | None = setting(
+        None, "an earlier stage whose finished model `select` looks at the data with; by default this stage's own, untrained"
+    )
     use_models_of: list[str] = setting(
         (), "earlier stages whose finished models `combine` gets beside this one's", factory=list
     )
@@ -99,5 +102,7 @@ def upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
 
 
 def uses(stage: Stage) -> list[str]:
-    """What a stage takes from others: the source of its dynamics (a stage or a file) and the stages whose models it gets."""
-    return [*([] if stage.use_dynamics_of is None else [stage.use_dynamics_of]), *stage.use_models_of]
+    """What a stage takes from others: the source of its dynamics (a stage or a file), the stage whose model selects, and those
+    whose models it combines; each once."""
+    single = [source for source in (stage.use_dynamics_of, stage.use_model_of) if source is not None]
+    return list(dict.fromkeys([*single, *stage.use_models_of]))

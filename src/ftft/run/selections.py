@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +19,12 @@ import pyarrow.compute as pc
 from ftft.data.examples import Examples
 from ftft.dynamics.parquet import open_dynamics
 from ftft.dynamics.table import Dynamics
+from ftft.engine.assembly import needs_of
 from ftft.engine.batches import planned_steps
 from ftft.engine.schedule import ending_step
 from ftft.errors import UserError
 from ftft.methods import registry
-from ftft.methods.contract import Sampler, Selection
+from ftft.methods.contract import Sampler, ScoringModel, Selection
 from ftft.paths import expand
 from ftft.run.recipe import Recipe, Stage
 
@@ -54,7 +56,8 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
         selector = registry.build("select", stage.select, where)
         seed = recipe.seed if stage.seed is None else stage.seed
         try:
-            made[name], sampler = selection_and_sampler(selector.select(train, dynamics, seed=seed))
+            chosen = select_with(selector, train, dynamics, seed=seed, scoring=OnePoint(train))
+            made[name], sampler = selection_and_sampler(chosen)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         steps = planned_steps(len(made[name]), stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
@@ -83,6 +86,27 @@ def _stand_in(train: Examples, reference: Stage, selection: Selection, steps: in
     pair = generator.standard_normal((epochs, len(train), 2), dtype=np.float32)
     probability = generator.random((epochs, len(train)), dtype=np.float32)
     return Dynamics(train.ids, tuple(range(epochs)), seen, gold, pair_logits=pair, pair_probability=probability)
+
+
+@dataclass(frozen=True)
+class OnePoint:
+    """Stands in for a scoring model before anything is computed: every example is the same, and any will do as a target."""
+
+    examples: Examples
+
+    def embed(self, examples: Examples) -> np.ndarray:
+        return np.zeros((len(examples), 1), dtype=np.float32)
+
+    def target(self, name: str) -> Examples:
+        return self.examples.take(np.arange(min(len(self.examples), 1)))
+
+
+def select_with(
+    selector: Any, train: Examples, dynamics: Dynamics | None, *, seed: int, scoring: ScoringModel
+) -> Selection | Sampler:
+    """What a selector chooses, given the scoring model if that is what it needs."""
+    given = {"scoring": scoring} if "scoring_model" in needs_of(selector) else {}
+    return selector.select(train, dynamics, seed=seed, **given)
 
 
 def selection_and_sampler(chosen: Selection | Sampler) -> tuple[Selection, Sampler | None]:

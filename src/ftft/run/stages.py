@@ -26,6 +26,7 @@ from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Outcome, Training, TrainingLoop, best_folder
 from ftft.engine.processes import ALONE, Processes
 from ftft.engine.provenance import provenance
+from ftft.engine.scoring import CountedScoring
 from ftft.engine.settings import StopSettings
 from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
@@ -38,7 +39,7 @@ from ftft.models.saving import save_model
 from ftft.paths import expand
 from ftft.run.portable import portable_model
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
-from ftft.run.selections import learned_prior, rows_and_weights, selection_and_sampler
+from ftft.run.selections import learned_prior, rows_and_weights, select_with, selection_and_sampler
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets, WeightsOnValidation
 from ftft.tasks.contract import Prepared, Task
@@ -109,6 +110,13 @@ class StageRun:
             return {name: sets[name] for name in named}
         return {name: one for name, one in sets.items() if one.role == "id" and one.split == "validation"}
 
+    def selection_target(self) -> EvaluationSet | None:
+        """The validation set that the selector selects towards, where it is one that does."""
+        selector = registry.build("select", self.stage.select, f"{self.where}.select")
+        if "scoring_model" not in needs_of(selector) or getattr(selector, "target", None) is None:
+            return None
+        return self.data.evaluation[selector.target]
+
     def validates(self) -> bool:
         """Whether the training is measured on the way: for stopping, for the best checkpoint, or because asked for."""
         combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
@@ -122,6 +130,9 @@ class StageRun:
             stage.pop(irrelevant)
         if self.stage.use_models_of:
             stage["use_models_of"] = [self.earlier[name].key for name in self.stage.use_models_of]
+        if self.stage.use_model_of is not None:
+            stage["use_model_of"] = self.earlier[self.stage.use_model_of].key
+        target = self.selection_target()
         stage["train"].pop("checkpoint_seconds")
         for question in ("select", "adapt", "objective", "optimize", "combine"):
             method = registry.build(question, stage[question], f"{self.where}.{question}")
@@ -138,6 +149,7 @@ class StageRun:
             "labels": list(self.data.train.label_names),
             "steering": steering if self.validates() else {},
             "dynamics": dynamics_key,
+            **({} if target is None else {"target": target.examples.fingerprint}),
         }
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -211,7 +223,7 @@ class StageRun:
     ) -> None:
         started = time.perf_counter()
         ledger = Ledger()
-        chosen = self.processes.once(lambda: self._select(folder, dynamics))
+        chosen = self.processes.once(lambda: self._select(folder, model, dynamics, ledger, accelerator.device))
         selection, sampler = selection_and_sampler(chosen)
         rows, weights = rows_and_weights(selection, self.data.train.ids)
         torch.manual_seed(self.processes.seed(self.seed))
@@ -236,9 +248,17 @@ class StageRun:
         outcome = TrainingLoop(training, environment=provenance()).run()
         self.processes.once(lambda: self._finish(folder, model, assembled.adapted, training, outcome, selection, preparing))
 
-    def _select(self, folder: StageFolder, dynamics: Dynamics | None) -> Selection | Sampler:
+    def _select(
+        self, folder: StageFolder, model: LoadedModel, dynamics: Dynamics | None, ledger: Ledger, device: torch.device
+    ) -> Selection | Sampler:
         selector = registry.build("select", self.stage.select, f"{self.where}.select")
-        chosen = selector.select(self.data.train, dynamics, seed=self.seed)
+
+        def load() -> tuple[torch.nn.Module, Any]:
+            other = self.stage.use_model_of
+            return (model.model, model.tokenizer) if other is None else load_saved(self.earlier[other].model_folder)
+
+        scoring = CountedScoring(load, self.task, self.data.evaluation, ledger, device, self.where)
+        chosen = select_with(selector, self.data.train, dynamics, seed=self.seed, scoring=scoring)
         selection, _ = selection_and_sampler(chosen)
         if len(selection) == 0:
             raise UserError(f"{self.where}.select chose no example of {len(self.data.train)}")
@@ -359,11 +379,17 @@ class StageRun:
             },
             "resume_differences": outcome.resume_differences,
             "preparing_seconds": preparing,
-            "steered_by": {name: one.role for name, one in self.steering_sets().items()} if training.validate else {},
+            "steered_by": self._steered_by(training),
             "flops_by_shape": known_shapes,
             "provenance": provenance(),
         }
         folder.finish({"summary": summary, "ledger": training.ledger.to_json()})
+
+    def _steered_by(self, training: Training) -> dict[str, str]:
+        """The sets that had a say in what came out, and their roles."""
+        steering = list(self.steering_sets().values()) if training.validate else []
+        target = self.selection_target()
+        return {one.name: one.role for one in [*steering, *([] if target is None else [target])]}
 
     def _members(self, model: LoadedModel) -> Iterator[Checkpoint]:
         """The finished models of the stages in ``use_models_of``; UserError where one is of another shape."""
