@@ -28,6 +28,8 @@ COMMANDS = {
     "init": "Look at a data file and write a commented recipe for it.",
     "select": "Choose examples by their training dynamics.",
     "score": "Write every score of every example, from dynamics or from checkpoints.",
+    "map": "Draw the data map of training dynamics, to explore and select in.",
+    "report": "Write a finished run's page anew.",
     "eval": "Evaluate a saved model on a recipe's evaluation sets.",
     "export": "Write training dynamics in the format of dataset cartography.",
     "demo": "Plain fine-tuning against FTFT on generated data, in minutes.",
@@ -35,7 +37,7 @@ COMMANDS = {
     "schema": "Write the recipe's JSON Schema, for editors.",
 }
 
-WRITING = ("compare", "init", "select", "score", "eval", "export", "demo")  # `run` alone knows how to share its work
+WRITING = ("compare", "init", "select", "score", "map", "report", "eval", "export", "demo")  # `run` alone knows how to share its work
 
 USER_ERROR, INTERRUPTED = 2, 130
 SECONDS_TO_SPEAK = 30

@@ -58,7 +58,7 @@ def draw_map(data_map: DataMap, parts: Parts) -> Markup:
     drawing = tag(
         "svg",
         frame.axes(
-            "variability (population standard deviation over epochs)", "confidence (mean probability of the gold label)"
+            "variability (population standard deviation over epochs)", f"confidence (mean {data_map.quantity})"
         ),
         tag("rect", attributes=area),
         *groups,
@@ -66,7 +66,7 @@ def draw_map(data_map: DataMap, parts: Parts) -> Markup:
     )
     caption = f"{named}, coloured by {by}. {_density(data_map, scored, shown)}"
     key = _legend(kinds, words)
-    return tag("figure", drawing, key, tag("figcaption", caption), attributes={"class": "map"})
+    return tag("figure", drawing, key, tag("figcaption", caption), attributes={"class": "map static-map"})
 
 
 def _subsample(data_map: DataMap, scored: np.ndarray) -> np.ndarray:
