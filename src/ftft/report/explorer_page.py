@@ -11,7 +11,7 @@ from importlib.resources import files
 from ftft.report.map_payload import ExplorerData, data_block
 from ftft.report.markup import Attributes, Markup, join, tag
 
-SCRIPTS = ("data", "choosing", "plot", "nearest", "colours", "exports", "example", "suspects", "main", "pointer", "start")
+SCRIPTS = ("data", "choosing", "plot", "nearest", "colours", "exports", "example", "suspects", "outcome", "main", "pointer", "start")
 
 RULES = (
     ("top highest", "highest scores"),
@@ -133,8 +133,8 @@ def _stage() -> Markup:
         _part("p", "spoken", klass="unseen", aria_live="polite"),
         attributes={"class": "example", "aria-label": "Pinned example"},
     )
-    maps = tag("div", *sides, attributes={"class": "sides"})
-    return join([_part("div", "stage", maps, example, klass="stage"), _part("ul", "legend", klass="key")])
+    maps = tag("div", tag("div", *sides, attributes={"class": "sides"}), _part("ul", "legend", klass="key"))
+    return _part("div", "stage", maps, example, klass="stage")
 
 
 def _selection() -> Markup:
@@ -148,7 +148,7 @@ def _selection() -> Markup:
         "div",
         _field("Rule", _select("rule", RULES)),
         _field("Score", _select("score")),
-        tag("div", tag("span", "Fraction (of label errors: dropped)"), share, attributes={"class": "field"}),
+        tag("div", _part("span", "shareWords", "Fraction chosen"), share, attributes={"class": "field"}),
         _field(
             "Balance",
             _select("balance", (("none", "none"), ("class", "equal per class"), ("prior", "class shares kept"))),

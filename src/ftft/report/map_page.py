@@ -19,7 +19,7 @@ from ftft.report.transfer import transfer, transfer_tables
 def map_page(maps: Sequence[MapValues], texts: Texts | None = None) -> str:
     """One page of the maps (the second beside the first); the rows' texts are in it only where they are given, their ids
     always."""
-    title = " and ".join(f"Data map {one.name}" for one in maps)
+    title = f"Data map{'s' * (len(maps) > 1)} {' and '.join(one.name for one in maps)}"
     facts = " · ".join(f"{count(len(one.ids))} examples, {len(one.epochs)} epochs {one.name}" for one in maps)
     shown: list[Markup | None] = [explorer(ExplorerData(maps, texts))]
     for one in maps:

@@ -36,6 +36,14 @@ function factsOf(data, map, row) {
   return facts;
 }
 
+// Where it lies in the map beside.
+function placeFacts(map, row) {
+  return [
+    [`Confidence ${map.name}`, number3(confidenceOf(map, row))],
+    [`Variability ${map.name}`, number3(variabilityOf(map, row))],
+  ];
+}
+
 // What a screen reader is told when an example is pinned.
 function sentenceOf(data, map, row) {
   const facts = factsOf(data, map, row).map(([name, value]) => `${name} ${value}`);
@@ -92,19 +100,50 @@ function drawTrajectories(svg, maps, row) {
   return said.length;
 }
 
-// keep, drop, or relabel to a class: the choice of one example's correction.
+// The corrections marked so far: row -> {action: "drop"} or {action: "relabel", code}.
+class Marks {
+  constructor(explorer) {
+    this.explorer = explorer;
+    this.of = new Map();
+    this.unsaved = false;
+  }
+
+  // choice: "" (keep), "drop", or the code of the new class.
+  set(row, choice) {
+    if (choice === "") this.of.delete(row);
+    else this.of.set(row, choice === "drop" ? { action: "drop" } : { action: "relabel", code: Number(choice) });
+    this.unsaved = this.of.size > 0;
+    this.count();
+  }
+
+  choice(row) {
+    const mark = this.of.get(row);
+    if (!mark) return "";
+    return mark.action === "drop" ? "drop" : String(mark.code);
+  }
+
+  count() {
+    const { parts } = this.explorer;
+    parts.exportCorrections.disabled = this.of.size === 0;
+    parts.marked.textContent = this.of.size ? `${this.of.size.toLocaleString("en")} marked` : "none marked";
+  }
+
+  save() {
+    save("corrections.csv", correctionsCsv(this.explorer.data, this.of), "text/csv");
+    this.unsaved = false;
+  }
+}
+
+// The control of one example's correction. The one that is used stays in its place and keeps the focus; `changed` renews others.
 function markControl(data, row, marks, changed) {
   const select = element("select", undefined, { "aria-label": `Correction of ${data.ids[row]}` });
   select.append(element("option", "keep as it is", { value: "" }), element("option", "drop", { value: "drop" }));
   data.labelNames.forEach((name, code) => {
     if (data.labels && data.labels[row] !== code) select.append(element("option", `relabel: ${name}`, { value: String(code) }));
   });
-  const mark = marks.get(row);
-  select.value = mark ? (mark.action === "drop" ? "drop" : String(mark.code)) : "";
+  select.value = marks.choice(row);
   select.addEventListener("change", () => {
-    if (select.value === "") marks.delete(row);
-    else if (select.value === "drop") marks.set(row, { action: "drop" });
-    else marks.set(row, { action: "relabel", code: Number(select.value) });
+    marks.set(row, select.value);
     changed(row);
   });
   return select;

@@ -14,12 +14,11 @@ class Explorer {
     this.chosen = null; // {rows, mask}
     this.polygon = null;
     this.drawing = null; // the lasso's corners while it is drawn
-    this.marks = new Map();
-    this.unsaved = false;
-    this.suspectPage = 0;
+    this.marks = new Marks(this);
     this.plots = [new Plot(this.parts.canvas0), new Plot(this.parts.canvas1)];
     this.pending = false;
     this.dark = matchMedia("(prefers-color-scheme: dark)");
+    this.suspects = new SuspectTable(this);
     this.fillControls();
     this.listen();
     this.showMaps();
@@ -50,6 +49,7 @@ class Explorer {
     parts.balanceField.hidden = !data.labels;
     parts.suspectLabelField.hidden = !data.labels;
     parts.density.checked = data.n > 50000;
+    this.marks.count();
   }
 
   fillForMap() {
@@ -90,7 +90,7 @@ class Explorer {
     });
     this.recolour();
     this.rule();
-    this.showSuspects();
+    this.suspects.show();
     if (this.pinned >= 0) this.pin(this.pinned, false);
   }
 
@@ -212,18 +212,15 @@ class Explorer {
     });
     on("exportIds", "click", () => this.chosen && save("selection.csv", selectionCsv(this.data, this.chosen.rows), "text/csv"));
     on("exportRecipe", "click", () => this.lines && save("select.yaml", this.lines, "text/yaml"));
-    on("exportCorrections", "click", () => {
-      save("corrections.csv", correctionsCsv(this.data, this.marks), "text/csv");
-      this.unsaved = false;
-    });
-    for (const part of ["suspectBy", "suspectLabel", "suspectPreferred"]) on(part, "change", () => this.showSuspects());
-    on("suspectWords", "input", () => this.showSuspects());
-    on("suspectsBack", "click", () => this.turnSuspects(-1));
-    on("suspectsOn", "click", () => this.turnSuspects(1));
+    on("exportCorrections", "click", () => this.marks.save());
+    for (const part of ["suspectBy", "suspectLabel", "suspectPreferred"]) on(part, "change", () => this.suspects.show());
+    on("suspectWords", "input", () => this.suspects.show());
+    on("suspectsBack", "click", () => this.suspects.turn(-1));
+    on("suspectsOn", "click", () => this.suspects.turn(1));
     this.plots.forEach((plot, index) => listenToCanvas(this, plot.canvas, index));
     new ResizeObserver(() => this.redraw()).observe(parts.stage);
     this.dark.addEventListener("change", () => this.recolour());
-    window.addEventListener("beforeunload", (event) => this.unsaved && event.preventDefault());
+    window.addEventListener("beforeunload", (event) => this.marks.unsaved && event.preventDefault());
   }
 
   lassoing() {
@@ -283,12 +280,12 @@ class Explorer {
     parts.exampleText.replaceChildren(
       ...textsOf(data, row).flatMap((text, index) => [element("dt", data.textColumns[index]), element("dd", text)]),
     );
-    const facts = factsOf(data, maps[0] || this.map, row);
+    const facts = [...factsOf(data, maps[0] || this.map, row), ...(maps[1] ? placeFacts(maps[1], row) : [])];
     parts.facts.replaceChildren(...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
     parts.trajectory.hidden = maps.length === 0;
     if (maps.length) drawTrajectories(parts.trajectory, maps, row);
     parts.trajectoryNote.textContent = maps.map((map, index) => `${index ? "Dashed" : "Line"}: ${map.quantity}, ${map.name}.`).join(" ");
-    parts.exampleMark.replaceChildren(element("span", "Correction "), markControl(data, row, this.marks, () => this.markedInPanel()));
+    parts.exampleMark.replaceChildren(element("span", "Correction "), markControl(data, row, this.marks, () => this.suspects.turn(0)));
     if (speak) parts.spoken.textContent = sentenceOf(data, maps[0] || this.map, row);
     this.redraw();
   }
@@ -338,6 +335,7 @@ class Explorer {
     const { parts, data, map } = this;
     const rule = this.currentRule();
     const byHand = rule.name === "lasso";
+    parts.shareWords.textContent = rule.name === "without_suspects" ? "Fraction dropped" : "Fraction chosen";
     for (const part of ["score", "share", "shareNumber"]) parts[part].disabled = byHand;
     for (const part of ["balance", "dropSuspects"]) parts[part].disabled = byHand || rule.name === "without_suspects";
     if (rule.name === "without_suspects" && !["confidence", "aum"].includes(rule.score)) {
@@ -354,107 +352,7 @@ class Explorer {
     this.lines = this.chosen && !byHand && map.byRecipe ? recipeLines(map, rule) : "";
     parts.exportRecipe.disabled = !this.lines;
     parts.recipe.textContent = this.lines || (byHand ? "A lasso is no rule: export its ids." : "These scores are not offered to a recipe: export the ids.");
-    this.showOutcome(rule);
+    showOutcome(this, rule);
     this.redraw();
-  }
-
-  showOutcome(rule) {
-    const { parts, data, map, chosen, other } = this;
-    parts.outcome.hidden = !chosen;
-    if (!chosen) {
-      parts.said.textContent = "";
-      return;
-    }
-    const size = chosen.rows.length;
-    const sentences = [`${size.toLocaleString("en")} of ${map.size.toLocaleString("en")} examples (${((100 * size) / map.size).toFixed(1)} %)`];
-    const overlap = (mask, name) => {
-      let both = 0;
-      let theirs = 0;
-      for (let row = 0; row < data.n; row++) {
-        theirs += mask[row];
-        both += mask[row] & chosen.mask[row];
-      }
-      sentences.push(`${((100 * both) / size).toFixed(1)} % of them are also ${name} (${both.toLocaleString("en")} of its ${theirs.toLocaleString("en")})`);
-    };
-    for (const one of map.selections) overlap(one.chosen, one.name);
-    if (other && rule.name !== "lasso") {
-      const there = choose(data, other, rule);
-      if (!there.problem) overlap(there.mask, `in what the same rule chooses by the dynamics ${other.name}`);
-    }
-    parts.said.textContent = `${sentences.join("; ")}.`;
-    this.showClasses();
-  }
-
-  showClasses() {
-    const { parts, data, map, chosen } = this;
-    parts.classes.hidden = !data.labels;
-    if (!data.labels) return;
-    const pool = data.labelNames.map(() => 0);
-    const taken = data.labelNames.map(() => 0);
-    for (let row = 0; row < data.n; row++) {
-      if (!map.present[row] || pool[data.labels[row]] === undefined) continue;
-      pool[data.labels[row]] += 1;
-      taken[data.labels[row]] += chosen.mask[row];
-    }
-    const sum = (counts) => counts.reduce((total, one) => total + one, 0) || 1;
-    const [all, kept] = [sum(pool), sum(taken)];
-    const shown = data.labelNames.map((name, code) => [name, code]).sort((one, two) => pool[two[1]] - pool[one[1]]).slice(0, 30);
-    parts.classRows.replaceChildren(
-      ...shown.map(([name, code]) => {
-        const line = element("tr");
-        line.append(element("th", name, { scope: "row" }));
-        line.append(element("td", `${((100 * pool[code]) / all).toFixed(1)}`), element("td", `${((100 * taken[code]) / kept).toFixed(1)}`));
-        line.append(element("td", taken[code].toLocaleString("en")));
-        return line;
-      }),
-    );
-  }
-
-  // -- likely label errors --------------------------------------------------------------------------------------------
-
-  showSuspects() {
-    const { parts, data, map } = this;
-    const filters = { label: parts.suspectLabel.value, preferred: parts.suspectPreferred.value, words: parts.suspectWords.value };
-    this.suspects = filterSuspects(data, map, suspectRows(data, map, parts.suspectBy.value), filters);
-    this.suspectPage = 0;
-    this.turnSuspects(0);
-  }
-
-  turnSuspects(by) {
-    const { parts, data, map, suspects } = this;
-    const pages = Math.max(1, Math.ceil(suspects.length / PAGE_ROWS));
-    this.suspectPage = Math.min(pages - 1, Math.max(0, this.suspectPage + by));
-    const first = this.suspectPage * PAGE_ROWS;
-    const shown = suspects.slice(first, first + PAGE_ROWS);
-    const heads = element("tr");
-    for (const head of suspectHeads(data, map)) heads.append(element("th", head, { scope: "col" }));
-    parts.suspectHead.replaceChildren(heads);
-    const pin = (row) => this.pin(row);
-    parts.suspectRows.replaceChildren(
-      ...shown.map((row, index) => suspectLine(data, map, row, first + index + 1, this.marks, pin, (changed) => this.markedInTable(changed))),
-    );
-    const range = shown.length ? `${(first + 1).toLocaleString("en")} to ${(first + shown.length).toLocaleString("en")} of ` : "";
-    parts.suspectCount.textContent = `${range}${suspects.length.toLocaleString("en")} examples`;
-    parts.suspectsBack.disabled = this.suspectPage === 0;
-    parts.suspectsOn.disabled = this.suspectPage >= pages - 1;
-    this.countMarks();
-  }
-
-  // The control that was used stays in its place, so that it keeps the focus; the other one is made anew.
-  markedInPanel() {
-    this.unsaved = this.marks.size > 0;
-    this.turnSuspects(0);
-  }
-
-  markedInTable(row) {
-    this.unsaved = this.marks.size > 0;
-    this.countMarks();
-    if (row === this.pinned) this.pin(row, false);
-  }
-
-  countMarks() {
-    const { parts, marks } = this;
-    parts.exportCorrections.disabled = marks.size === 0;
-    parts.marked.textContent = marks.size ? `${marks.size.toLocaleString("en")} marked` : "none marked";
   }
 }

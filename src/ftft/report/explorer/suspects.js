@@ -1,6 +1,7 @@
 // Likely label errors: ranked, filtered, marked.
 
 const PAGE_ROWS = 20;
+const TEXT_HEAD = "Text";
 
 // Rows in order: by = "confidence" (below one half), "never" (never predicted right) or "aum" (negative).
 function suspectRows(data, map, by) {
@@ -31,7 +32,7 @@ function suspectLine(data, map, row, place, marks, pin, changed) {
   const line = element("tr");
   line.append(element("td", String(place)));
   const id = element("th", undefined, { scope: "row" });
-  const button = element("button", data.ids[row], { type: "button", class: "link" });
+  const button = element("button", data.ids[row], { type: "button", class: data.ids[row].length > 24 ? "link" : "link short" });
   button.addEventListener("click", () => pin(row));
   id.append(button);
   line.append(id);
@@ -53,11 +54,47 @@ function suspectLine(data, map, row, place, marks, pin, changed) {
 
 function suspectHeads(data, map) {
   const heads = ["Rank", "Id"];
-  if (data.texts) heads.push("Text");
+  if (data.texts) heads.push(TEXT_HEAD);
   if (data.labels) heads.push("Label");
   if (map.preferred) heads.push("The model prefers");
   heads.push("Confidence");
   if (map.correctness) heads.push("Right in, epochs");
   if (map.aum) heads.push("AUM");
   return [...heads, "Correction"];
+}
+
+class SuspectTable {
+  constructor(explorer) {
+    this.explorer = explorer;
+    this.rows = [];
+    this.page = 0;
+  }
+
+  show() {
+    const { parts, data, map } = this.explorer;
+    const filters = { label: parts.suspectLabel.value, preferred: parts.suspectPreferred.value, words: parts.suspectWords.value };
+    this.rows = filterSuspects(data, map, suspectRows(data, map, parts.suspectBy.value), filters);
+    this.page = 0;
+    this.turn(0);
+  }
+
+  turn(by) {
+    const { parts, data, map, marks } = this.explorer;
+    const pages = Math.max(1, Math.ceil(this.rows.length / PAGE_ROWS));
+    this.page = Math.min(pages - 1, Math.max(0, this.page + by));
+    const first = this.page * PAGE_ROWS;
+    const shown = this.rows.slice(first, first + PAGE_ROWS);
+    const heads = element("tr");
+    for (const head of suspectHeads(data, map)) heads.append(element("th", head, { scope: "col", class: head === TEXT_HEAD ? "text" : "" }));
+    parts.suspectHead.replaceChildren(heads);
+    const pin = (row) => this.explorer.pin(row);
+    const changed = (row) => row === this.explorer.pinned && this.explorer.pin(row, false);
+    parts.suspectRows.replaceChildren(
+      ...shown.map((row, index) => suspectLine(data, map, row, first + index + 1, marks, pin, changed)),
+    );
+    const range = shown.length ? `${(first + 1).toLocaleString("en")} to ${(first + shown.length).toLocaleString("en")} of ` : "";
+    parts.suspectCount.textContent = `${range}${this.rows.length.toLocaleString("en")} examples`;
+    parts.suspectsBack.disabled = this.page === 0;
+    parts.suspectsOn.disabled = this.page >= pages - 1;
+  }
 }
