@@ -37,7 +37,17 @@ COMMANDS = {
     "schema": "Write the recipe's JSON Schema, for editors.",
 }
 
-WRITING = ("compare", "init", "select", "score", "map", "report", "eval", "export", "demo")  # `run` alone knows how to share its work
+WRITING = (
+    "compare",
+    "init",
+    "select",
+    "score",
+    "map",
+    "report",
+    "eval",
+    "export",
+    "demo",
+)  # `run` alone knows how to share its work
 
 USER_ERROR, INTERRUPTED = 2, 130
 SECONDS_TO_SPEAK = 30

@@ -11,7 +11,20 @@ from importlib.resources import files
 from ftft.report.map_payload import ExplorerData, data_block
 from ftft.report.markup import Attributes, Markup, join, tag
 
-SCRIPTS = ("data", "choosing", "plot", "nearest", "colours", "exports", "example", "suspects", "outcome", "main", "pointer", "start")
+SCRIPTS = (
+    "data",
+    "choosing",
+    "plot",
+    "nearest",
+    "colours",
+    "exports",
+    "example",
+    "suspects",
+    "outcome",
+    "main",
+    "pointer",
+    "start",
+)
 
 RULES = (
     ("top highest", "highest scores"),
@@ -106,7 +119,7 @@ def _stage() -> Markup:
             f"side{index}",
             tag(
                 "div",
-                _part("canvas", f"canvas{index}", tabindex="0", role="application"),
+                _part("canvas", f"canvas{index}", tabindex="0", role="application", aria_label="Data map"),
                 _part("div", f"tip{index}", klass="tip", hidden=True, aria_hidden="true"),
                 attributes={"class": "plot-area"},
             ),

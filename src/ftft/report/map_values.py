@@ -115,7 +115,10 @@ def _with_probability(dynamics: Dynamics) -> tuple[Dynamics, str]:
     """Dynamics that hold a probability in every epoch, the given ones where they do, and what it is in words."""
     if "probability" in quantities(dynamics):
         whole = dynamics.logits is not None or dynamics.pair_probability is not None
-        return dynamics, "probability of the gold label" if whole else "probability of the target, geometric mean over its tokens"
+        return (
+            dynamics,
+            "probability of the gold label" if whole else "probability of the target, geometric mean over its tokens",
+        )
     rate = next((name for name in RATES if name in dynamics.statistics), None)
     if rate is not None:
         values, words = dynamics.statistics[rate], rate.replace("_", " ")
