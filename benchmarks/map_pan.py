@@ -35,7 +35,7 @@ async ([frames, density]) => {
   explorer.view.zoom = 2;
   const canvas = explorer.parts.canvas0;
   const box = canvas.getBoundingClientRect();
-  const at = (step) => ({ clientX: box.left + 300 + 2 * (step % 60), clientY: box.top + 300, button: 0, pointerId: 1, bubbles: true });
+  const at = (step) => ({ clientX: box.left + 300 + 2 * (step % 60), clientY: box.top + 300, button: 0, pointerId: 1 });
   const frame = () => new Promise((done) => requestAnimationFrame(done));
   canvas.setPointerCapture = () => {};
   canvas.dispatchEvent(new PointerEvent("pointerdown", at(0)));

@@ -1,4 +1,4 @@
-"""The explorer in a real browser: what it shows, what it chooses (the same as the selectors), what it exports, who can use it."""
+"""The explorer in a real browser: what it shows, what it chooses (as the selectors do), what it exports, who can use it."""
 
 from __future__ import annotations
 
@@ -314,8 +314,8 @@ def test_suspects_are_ranked_filtered_and_exported_as_corrections(page: Any, dyn
     part(page, "suspectBy").select_option("confidence")
     part(page, "suspectLabel").select_option("1")
     part(page, "suspectPreferred").select_option("2")
-    order = sorted(range(N), key=lambda row: (scores["confidence"][row], ids[row].encode()))
-    both = [row for row in order if scores["confidence"][row] < 0.5 and dynamics.gold[row] == 1 and values.preferred[row] == 2]
+    order = sorted(np.flatnonzero(scores["confidence"] < 0.5), key=lambda row: (scores["confidence"][row], ids[row].encode()))
+    both = [row for row in order if dynamics.gold[row] == 1 and values.preferred[row] == 2]
     assert listed() == [ids[row] for row in both][:20] and len(both) >= 2
     assert part(page, "exportCorrections").is_disabled()
     controls = part(page, "suspectRows").locator("select")
@@ -387,10 +387,10 @@ def test_without_its_script_and_in_print_the_static_map_is_shown(
     page_of: Callable[..., Any], dynamics: Dynamics, page: Any
 ) -> None:
     plain = page_of(map_page([map_values(dynamics, "in here")]), java_script_enabled=False)
-    assert plain.locator("figure.static-map > svg").is_visible() and not plain.locator("#ftft-explorer").is_visible()
-    assert not page.locator("figure.static-map > svg").is_visible()
+    assert plain.locator("figure.map > svg").is_visible() and not plain.locator("#ftft-explorer").is_visible()
+    assert not page.locator("figure.map > svg").is_visible()
     page.emulate_media(media="print")
-    assert page.locator("figure.static-map > svg").is_visible() and not page.locator("#ftft-explorer").is_visible()
+    assert page.locator("figure.map > svg").is_visible() and not page.locator("#ftft-explorer").is_visible()
     page.emulate_media(media="screen")
 
 

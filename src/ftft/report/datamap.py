@@ -64,7 +64,7 @@ def draw_map(data_map: DataMap, parts: Parts) -> Markup:
     )
     caption = f"{named}, coloured by {by}. {_density(data_map, scored, shown)}"
     key = _legend(kinds, words)
-    return tag("figure", drawing, key, tag("figcaption", caption), attributes={"class": "map static-map"})
+    return tag("figure", drawing, key, tag("figcaption", caption), attributes={"class": "map"})
 
 
 def _subsample(data_map: DataMap, scored: np.ndarray) -> np.ndarray:

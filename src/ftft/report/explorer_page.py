@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 from ftft.report.map_payload import ExplorerData, data_block
 from ftft.report.markup import Attributes, Markup, join, tag
@@ -71,15 +72,15 @@ def _select(part: str, options: Sequence[tuple[str, str]] = ()) -> Markup:
     return _part("select", part, *(tag("option", words, attributes={"value": value}) for value, words in options))
 
 
-def _input(part: str, kind: str, /, **attributes: str | bool) -> Markup:
+def _input(part: str, kind: str, /, **attributes: Any) -> Markup:
     return _part("input", part, type=kind, **attributes)
 
 
-def _button(part: str, words: str, /, **attributes: str | bool) -> Markup:
+def _button(part: str, words: str, /, **attributes: Any) -> Markup:
     return _part("button", part, words, type="button", **attributes)
 
 
-def _choice(part: str | None, kind: str, words: str, /, **attributes: str | bool) -> Markup:
+def _choice(part: str | None, kind: str, words: str, /, **attributes: Any) -> Markup:
     """A checkbox or radio button before its words."""
     return tag("label", _part("input", part, type=kind, **attributes), words, attributes={"class": "choice"})
 

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no file beside it, and without its script it says as much."""
+"""The report as one HTML page that needs nothing else: no network, no file beside it. Only its explorer needs the script."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ MOST_EXPLORED = 1_000_000  # examples; a page of more would be hundreds of megab
 class DataMap:
     """The data map of training dynamics, those ``of`` a stage or a file: N ``ids`` and, float64 [N], ``confidence``,
     ``variability`` (population standard deviation) and ``correctness`` (epochs; None where the dynamics do not say). NaN:
-    never (or hardly) seen. ``users``: the stages that selected by these dynamics. ``quantity``: what confidence is the mean of."""
+    never (or hardly) seen. ``users``: the stages that selected by these dynamics. ``quantity``: what confidence is the mean
+    of, in words."""
 
     of: str
     ids: pa.Array
@@ -47,8 +48,8 @@ class DataMap:
 @dataclass(frozen=True)
 class Parts:
     """``maps`` by stage, those of dynamics that were given by their file in the run; their ``values`` in full, for the
-    explorer; ``selections`` by stage (selections that leave something out or weigh only) and the ``rules`` they follow; ``groups``: ids and group of every training row, or
-    None; ``notes``: what could not be read, one sentence each."""
+    explorer; ``selections`` by stage (selections that leave something out or weigh only) and the ``rules`` they follow;
+    ``groups``: ids and group of every training row, or None; ``notes``: what could not be read, one sentence each."""
 
     maps: Mapping[str, DataMap] = field(default_factory=dict)
     values: Mapping[str, MapValues] = field(default_factory=dict)

@@ -83,7 +83,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
     ranks = [_mean_ranks(values[both]) for values in (one, other)]
     if both.sum() < 2 or min(np.ptp(one) for one in ranks) == 0:
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _mean_ranks(values: np.ndarray) -> np.ndarray:
