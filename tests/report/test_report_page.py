@@ -306,6 +306,22 @@ def test_no_text_of_rows_is_in_the_page_and_ids_only_in_the_explorers_data(page:
     assert "row-0" not in source.replace(source[begin : source.index("</script>", begin)], "")
 
 
+@pytest.mark.parametrize("asked", ["by the call", "by the recipe", "not at all"])
+def test_texts_are_shown_only_where_they_are_asked_for(
+    asked: str, result: dict[str, Any], write_run: Callable[..., Path]
+) -> None:
+    result["recipe"]["report_texts"] = asked == "by the recipe"
+    folder = write_run(result)
+    rows = [f"row-{row:04d},words {row} {EVIL},{['does_not_follow', 'follows'][row % 2]}" for row in range(240)]
+    (folder / "train.csv").write_text("\n".join(["id,text,label", *rows]) + "\n", encoding="utf-8")
+    data = "{train: {path: train.csv}, columns: {id: id}, validation_fraction: 0.1}"
+    (folder / "recipe.yaml").write_text(f"data: {data}\nstages: {{main: {{model: {{path: none}}}}}}\n", encoding="utf-8")
+    source = write_report(folder, texts=asked == "by the call").read_text(encoding="utf-8")
+    assert EVIL not in source
+    assert ("words 17 " in source) == (asked != "not at all")
+    assert source.count("words 17 ") <= 1
+
+
 @pytest.mark.parametrize("lacking", ["dynamics", "groups", "baseline", "evaluation", "stages", "intervals", "training", "all"])
 def test_a_result_that_lacks_a_part_still_gives_a_page(
     lacking: str, result: dict[str, Any], write_run: Callable[..., Path]

@@ -39,6 +39,7 @@ class Plot {
     this.height = height - this.top - Math.round(MARGIN.bottom * this.ratio);
     this.image = this.context.createImageData(this.width, this.height);
     this.pixels = new Uint32Array(this.image.data.buffer);
+    this.held = new Uint8Array(this.pixels.length);
   }
 
   // Stored coordinate -> pixel of the area: place = slope * stored + offset.
@@ -84,61 +85,45 @@ class Plot {
     this.milliseconds = performance.now() - started;
   }
 
+  // One pass over all rows. What the mask leaves out is faded and never covers what it holds: `held` says where that is.
   drawPoints(map, view, look) {
-    if (look.mask) {
-      this.scatter(map, view, look, 0);
-      this.scatter(map, view, look, 1);
-    } else this.scatter(map, view, look, -1);
-  }
-
-  // `wanted`: only rows of this mask value; -1: all.
-  scatter(map, view, look, wanted) {
     const { x, y } = map;
     const { colours, palette, mask } = look;
-    const { width, height, pixels } = this;
+    const { width, height, pixels, held } = this;
     const { xSlope, xOffset, ySlope, yOffset } = this.scales(view);
-    const faded = wanted === 0 ? FADED : 0;
     const radius = this.radiusOf(look.shown, view);
-    const n = x.length;
-    if (radius < 1) {
-      const wide = radius > 0 && width > 1 ? 1 : 0;
-      for (let row = 0; row < n; row++) {
-        if (wanted >= 0 && mask[row] !== wanted) continue;
-        const across = (xSlope * x[row] + xOffset) | 0;
-        const down = (ySlope * y[row] + yOffset) | 0;
-        if (across < 0 || down < 0 || across >= width - wide || down >= height - wide || y[row] === NO_PLACE) continue;
-        const colour = palette[colours[row] + faded];
-        const at = down * width + across;
-        pixels[at] = colour;
-        if (wide) {
-          pixels[at + 1] = colour;
-          pixels[at + width] = colour;
-          pixels[at + width + 1] = colour;
-        }
-      }
-      return;
-    }
     const steps = discOf(radius);
+    const margin = radius < 1 ? 0 : radius;
+    const n = x.length;
+    if (mask) held.fill(0);
     for (let row = 0; row < n; row++) {
-      if ((wanted >= 0 && mask[row] !== wanted) || y[row] === NO_PLACE) continue;
-      const across = Math.floor(xSlope * x[row] + xOffset);
-      const down = Math.floor(ySlope * y[row] + yOffset);
-      if (across < -radius || down < -radius || across > width + radius || down > height + radius) continue;
-      const colour = palette[colours[row] + faded];
+      const across = (xSlope * x[row] + xOffset + margin) | 0;
+      const down = (ySlope * y[row] + yOffset + margin) | 0;
+      if (across < 0 || down < 0 || across >= width + 2 * margin || down >= height + 2 * margin) continue;
+      if (y[row] === NO_PLACE || x[row] === NO_PLACE) continue;
+      const faded = mask !== null && mask[row] === 0;
+      const colour = palette[faded ? colours[row] + FADED : colours[row]];
       for (let step = 0; step < steps.length; step += 2) {
-        const px = across + steps[step];
-        const py = down + steps[step + 1];
-        if (px >= 0 && py >= 0 && px < width && py < height) pixels[py * width + px] = colour;
+        const px = across - margin + steps[step];
+        const py = down - margin + steps[step + 1];
+        if (px < 0 || py < 0 || px >= width || py >= height) continue;
+        const at = py * width + px;
+        if (faded) {
+          if (held[at] === 0) pixels[at] = colour;
+        } else {
+          pixels[at] = colour;
+          held[at] = 1;
+        }
       }
     }
   }
 
-  // Device pixels; the more are shown the smaller, and larger again where the view is magnified.
+  // Device pixels; the more are shown the smaller, and larger again where the view is magnified. 0: one pixel, 0.5: four.
   radiusOf(shown, view) {
     const inView = shown / view.zoom ** 1.4;
     const css = inView > 60000 ? 0.5 : inView > 15000 ? 0.9 : inView > 4000 ? 1.5 : inView > 1000 ? 2.2 : 3;
     const radius = css * this.ratio;
-    return radius < 1 ? radius - 0.5 : Math.round(radius);
+    return radius < 0.6 ? 0 : radius < 1 ? 0.5 : Math.round(radius);
   }
 
   // The logarithm of how many lie in every cell of a few pixels.
@@ -245,6 +230,7 @@ class Plot {
 }
 
 function discOf(radius) {
+  if (radius < 1) return Int32Array.from(radius ? [0, 0, 1, 0, 0, 1, 1, 1] : [0, 0]);
   const steps = [];
   for (let dx = -radius; dx <= radius; dx++) {
     for (let dy = -radius; dy <= radius; dy++) {
