@@ -15,6 +15,7 @@ import yaml
 from ftft.dynamics.scores import compute_scores
 from ftft.dynamics.table import Dynamics
 from ftft.methods import registry
+from ftft.methods.select.without_suspects import WithoutSuspects
 from ftft.methods.selection import ExamplesOfDynamics, read_selection, select
 from ftft.report.map_page import map_page
 from ftft.report.map_payload import Texts
@@ -126,7 +127,7 @@ def place(page: Any, variability: float, confidence: float) -> tuple[float, floa
     "rule, score, fraction, balance, drop",
     [
         ("top highest", "variability", 0.33, "none", 0.0),
-        ("top lowest", "correctness", 0.29, "none", 0.0),
+        ("top lowest", "correctness", 0.57, "none", 0.0),
         ("top highest", "forgetting", 0.5, "class", 0.0),
         ("top lowest", "aum", 0.9, "prior", 0.07),
         ("top highest", "el2n", 1 / 3, "class", 0.1),
@@ -351,6 +352,10 @@ def test_two_maps_of_other_orders_choose_and_compare_by_id(
     part(page, "left").select_option("1")
     exported = read_selection(download(page, "exportIds", tmp_path))
     assert exported.ids.to_pylist() == select(other, score="variability", fraction=0.25).ids.to_pylist()
+    set_rule(page, rule="without_suspects", score="confidence", fraction=0.1)
+    exported = read_selection(download(page, "exportIds", tmp_path))
+    expected = WithoutSuspects(drop_suspects=0.1).select(ExamplesOfDynamics.of(other), other)
+    assert exported.ids.to_pylist() == expected.ids.to_pylist()
     part(page, "colour").select_option("moved")
     assert part(page, "legend").locator("li").count() == 5
     row = other.ids.to_pylist()[0]
