@@ -4,6 +4,7 @@
     python benchmarks/flop_rate.py --out results/benchmarks/flop_rate.json
     python benchmarks/recorder_overhead.py --out results/benchmarks/recorder_overhead.json
     python benchmarks/score_ten_million.py --json results/benchmarks/score_ten_million.json
+    python benchmarks/map_pan.py --out results/benchmarks/map_pan.json
     python benchmarks/method_memory.py --out results/benchmarks/method_memory.json
     python benchmarks/summary.py
 
@@ -33,6 +34,7 @@ def table(results: Path) -> str:
         ("flop_rate", _flop_rate),
         ("recorder_overhead", _recorder_overhead),
         ("score_ten_million", _scoring),
+        ("map_pan", _map_pan),
         ("method_memory", _method_memory),
     ):
         path = results / f"{name}.json"
@@ -110,6 +112,18 @@ def _scoring(figures: list[Mapping[str, Any]]) -> Iterator[Line]:
             f"{seconds:.1f} s, {memory:.2f} GiB",
             f"at most 60 s and 4 GiB: {_met(seconds <= 60 and memory <= 4)}",
             f"{one['cores']} cores, load {one['load_before']:.1f} before",
+        )
+
+
+def _map_pan(result: Mapping[str, Any]) -> Iterator[Line]:
+    for mode in ("points", "density"):
+        one = result[mode]
+        used, between = one["processor_ms_per_frame"], one["between_ms"]["median"]
+        yield (
+            f"a frame while the data map of {result['examples']:,} examples is dragged, {mode}",
+            f"{used:.0f} ms of processor time, {between:.0f} ms between frames",
+            f"at most 100 ms of processor time: {_met(used <= 100)}",
+            f"headless Chromium without graphics, {result['cores']} core, load {result['load_before']:.1f} before",
         )
 
 

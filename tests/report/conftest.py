@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -266,3 +268,29 @@ def examples() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def find_chromium() -> str | None:
+    """The Chromium to drive: what FTFT_CHROMIUM names, or the installed one."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("FTFT_CHROMIUM") or next((path for name in names if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, one for a module: while it lives, playwright keeps an event loop in this thread, which tests of
+    other modules may need. Skipped where there is no browser, but for continuous integration, which must have one."""
+    path = find_chromium()
+    missing = "no Chromium is installed" if path is None else None
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing = "playwright is not installed (the extra `test` has it)"
+    if missing is not None:
+        if os.environ.get("FTFT_BROWSER") == "required":
+            pytest.fail(f"{missing}, and FTFT_BROWSER says that a browser is required")
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -55,6 +58,8 @@ class Reader(HTMLParser):
             self.errors.append(tag)
 
     def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("script", "style"):
+            return
         self.text += data
         if "tr" in self.open and self.rows[-1]:
             self.rows[-1][-1] += data
@@ -253,10 +258,16 @@ def test_dynamics_of_a_file_are_drawn_with_the_stages_that_used_them(
     assert load_parts(folder, result).maps == {}
 
 
-def test_nothing_is_fetched_and_nothing_runs(page: Reader, tmp_path: Path) -> None:
+def test_nothing_is_fetched_and_only_the_explorer_runs(page: Reader, tmp_path: Path) -> None:
     source = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "http://" not in source and "https://" not in source and "@import" not in source and "url(" not in source
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "use", "image"})
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "img", "iframe", "object", "use", "image"})
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "ftft-map-data"}, {}]
+    own = source[source.rindex("<script>") + len("<script>") : source.rindex("</script>")]
+    allowed = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    policy = next(attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes)
+    assert policy is not None and "default-src 'none'" in policy and f"script-src 'sha256-{allowed}';" in policy
     for _, attributes in page.tags:
         assert not any(name in ("src", "href", "srcset", "xlink:href") or name.startswith("on") for name in attributes)
 
@@ -266,7 +277,8 @@ def test_strings_from_the_data_are_escaped(result: dict[str, Any], write_run: Ca
     folder = write_run(evil)
     page = write_report(folder)
     source = page.read_text(encoding="utf-8")
-    assert "<script" not in source and "&lt;script&gt;alert(1)&lt;/script&gt;" in source
+    assert EVIL not in source and "&lt;script&gt;alert(1)&lt;/script&gt;" in source
+    assert source.count("<script") == source.count("</script") == 2  # the explorer's data and its script
     reader = read(page)
     own = next(cells for cells in reader.rows if cells[0].startswith(EVIL) and "n = 200" in cells[0])
     assert own[3].startswith("77.5")
@@ -285,8 +297,29 @@ def _spoil(value: Any) -> Any:
     return value
 
 
-def test_no_text_of_rows_and_no_ids_are_shown(page: Reader) -> None:
+def test_no_text_of_rows_is_in_the_page_and_ids_only_in_the_explorers_data(page: Reader, tmp_path: Path) -> None:
     assert "row-0" not in page.text
+    source = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    begin = source.index('id="ftft-map-data">') + len('id="ftft-map-data">')
+    data = json.loads(source[begin : source.index("</script>", begin)])
+    assert data["ids"][0] == "row-0000" and data["texts"] is None
+    assert "row-0" not in source.replace(source[begin : source.index("</script>", begin)], "")
+
+
+@pytest.mark.parametrize("asked", ["by the call", "by the recipe", "not at all"])
+def test_texts_are_shown_only_where_they_are_asked_for(
+    asked: str, result: dict[str, Any], write_run: Callable[..., Path]
+) -> None:
+    result["recipe"]["report_texts"] = asked == "by the recipe"
+    folder = write_run(result)
+    rows = [f"row-{row:04d},words {row} {EVIL},{['does_not_follow', 'follows'][row % 2]}" for row in range(240)]
+    (folder / "train.csv").write_text("\n".join(["id,text,label", *rows]) + "\n", encoding="utf-8")
+    data = "{train: {path: train.csv}, columns: {id: id}, validation_fraction: 0.1}"
+    (folder / "recipe.yaml").write_text(f"data: {data}\nstages: {{main: {{model: {{path: none}}}}}}\n", encoding="utf-8")
+    source = write_report(folder, texts=asked == "by the call").read_text(encoding="utf-8")
+    assert EVIL not in source
+    assert ("words 17 " in source) == (asked != "not at all")
+    assert source.count("words 17 ") <= 1
 
 
 @pytest.mark.parametrize("lacking", ["dynamics", "groups", "baseline", "evaluation", "stages", "intervals", "training", "all"])

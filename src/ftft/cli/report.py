@@ -14,10 +14,12 @@ RUN, COMPARISON = "result.json", "table.json"
 
 def command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs or of comparisons.")],
+    text: Annotated[bool, typer.Option("--text", help="Show the training rows' texts, which a run's page leaves out.")] = False,
 ) -> None:
     """Write the page and card of each run anew, and show its table, from its stored JSON and Parquet alone.
 
-    A comparison's folder gets its page and Markdown. Data files, models and the store are not looked at.
+    A comparison's folder gets its page and Markdown. Models and the store are not looked at, and data files
+    only for the texts.
     """
     kinds = [_kind(folder) for folder in runs]  # all are judged before the first is written
     from rich.console import Console
@@ -28,7 +30,7 @@ def command(
             console.print()
         if len(runs) > 1:
             console.print(f"{folder}", style="bold underline", highlight=False, markup=False, soft_wrap=True)
-        page = _run(folder, console) if kind == RUN else _comparison(folder, console)
+        page = _run(folder, console, texts=text) if kind == RUN else _comparison(folder, console)
         console.print(f"page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -50,7 +52,7 @@ def _kind(folder: Path) -> str:
     raise UserError(f"{folder} holds neither a run's {RUN} nor a comparison's {COMPARISON}{hint}")
 
 
-def _run(folder: Path, console: object) -> Path:
+def _run(folder: Path, console: object, *, texts: bool) -> Path:
     from ftft.files import FolderLock
     from ftft.report.terminal import print_result
     from ftft.report.writing import write_report
@@ -58,7 +60,7 @@ def _run(folder: Path, console: object) -> Path:
 
     with FolderLock(folder):  # a run that works here is about to write the same files
         result = read_result(folder)
-        page = write_report(folder)
+        page = write_report(folder, texts=texts)
     print_result(result, console, folder=folder)  # type: ignore[arg-type]
     return page
 

@@ -32,7 +32,8 @@ from ftft.tasks.intervals import codes
 
 VERSION = 1
 DIGITS = 20
-NOT_IN_KEY = ("name", "output", "store", "only")  # `only` has done its work: the stages it leaves out are gone
+# `only` has done its work: the stages it leaves out are gone.
+NOT_IN_KEY = ("name", "output", "store", "only", "report_texts")
 
 
 def cell_key(recipe: Recipe, task: str) -> str:

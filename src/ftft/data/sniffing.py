@@ -111,6 +111,11 @@ def propose_recipe(train: Path, ood: Sequence[Path], model: str | None, *, folde
     return write_recipe(main, sets, named)
 
 
+def guess_texts(path: Path) -> tuple[str, ...]:
+    """The text column of a data file, or the two of a pair; UserError where none is found."""
+    return _guess_text(_read_sample(Path(path)))
+
+
 def _seen_from(folder: Path, path: str) -> str:
     """A path relative to the current folder as one relative to ``folder``; any other as it is."""
     if os.path.isabs(path) or path.startswith("~") or "$" in path:

@@ -57,9 +57,7 @@ def draw_map(data_map: DataMap, parts: Parts) -> Markup:
     named = f"Data map {data_map.of}"
     drawing = tag(
         "svg",
-        frame.axes(
-            "variability (population standard deviation over epochs)", "confidence (mean probability of the gold label)"
-        ),
+        frame.axes("variability (population standard deviation over epochs)", f"confidence (mean {data_map.quantity})"),
         tag("rect", attributes=area),
         *groups,
         attributes={"viewBox": f"0 0 {SIZE} {SIZE}", "role": "img", "aria-label": named, "class": "dense" if dense else None},

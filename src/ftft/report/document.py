@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib.resources import files
 
 from ftft.report.markup import Markup, tag
 
 
-def document(title: str, *children: Markup) -> str:
-    """A whole page that needs nothing else; light or dark as the reader's system asks."""
-    style = files("ftft.report").joinpath("style.css").read_text(encoding="utf-8")
+def document(title: str, *children: Markup, style: str = "", script: str = "") -> str:
+    """A whole page that needs nothing else; light or dark as the reader's system asks. ``style`` and ``script``: more of the
+    first, and the only script that the page lets run; nothing may be fetched, whatever its strings hold."""
+    styles = files("ftft.report").joinpath("style.css").read_text(encoding="utf-8") + style
+    allowed = f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" if script else "'none'"
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
     head = tag(
         "head",
         tag("meta", attributes={"charset": "utf-8"}),
+        tag("meta", attributes={"http-equiv": "Content-Security-Policy", "content": policy}),
         tag("meta", attributes={"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         tag("title", title),
-        tag("style", Markup(style)),
+        tag("style", Markup(styles)),
     )
-    page = tag("html", head, tag("body", tag("main", *children)), attributes={"lang": "en"})
+    body = tag("body", tag("main", *children), *([tag("script", Markup(script))] if script else []))
+    page = tag("html", head, body, attributes={"lang": "en"})
     return f"<!DOCTYPE html>\n{page}\n"
 
 

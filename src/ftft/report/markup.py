@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-VOID = frozenset({"meta", "br", "hr", "circle", "line", "path", "rect", "polyline"})
+VOID = frozenset({"meta", "br", "hr", "circle", "line", "path", "rect", "polyline", "input"})
 
 Attributes = Mapping[str, str | float | int | None]
 

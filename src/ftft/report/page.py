@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no script, no file beside it."""
+"""The report as one HTML page that needs nothing else: no network, no file beside it. Only its explorer needs the script."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ftft.report.charts import learning_curves
 from ftft.report.datamap import draw_map
 from ftft.report.diagnosis import diagnoses
 from ftft.report.document import document, section, soft
+from ftft.report.explorer_page import explorer, explorer_script, explorer_style
 from ftft.report.figures import (
     count,
     dig,
@@ -28,17 +29,24 @@ from ftft.report.figures import (
 )
 from ftft.report.guessing import guessing
 from ftft.report.headline import headline
+from ftft.report.map_payload import ExplorerData, Texts
 from ftft.report.markup import Markup, tag
 from ftft.report.parts import Parts, group_rows
 from ftft.report.stage_charts import accuracy_chart, cost_chart, difference_chart
+from ftft.report.transfer import transfer, transfer_tables
 
 
-def page(result: Mapping[str, Any], parts: Parts) -> str:
-    """The page of a result, whatever it lacks; every string of the data is escaped, and no row's text is in it."""
+def page(result: Mapping[str, Any], parts: Parts, texts: Texts | None = None) -> str:
+    """The page of a result, whatever it lacks; every string of the data is escaped. Rows' ids are in the data of its explorer,
+    their texts only where ``texts`` are given."""
     name = str(result.get("name") or "run")
     sections = [_header(result, name), _headline(result), _notes(result, parts), _stages(result), _evaluation(result)]
-    sections += [_diagnoses(result), _maps(parts), _curves(result), _ledger(result), _setup(result)]
-    return document(f"{name}: ftft report", *(one for one in sections if one is not None))
+    sections += [_diagnoses(result), _maps(parts, texts), _curves(result), _ledger(result), _setup(result)]
+    shown = [one for one in sections if one is not None]
+    title = f"{name}: ftft report"
+    if not parts.values:
+        return document(title, *shown)
+    return document(title, *shown, style=explorer_style(), script=explorer_script())
 
 
 def _header(result: Mapping[str, Any], name: str) -> Markup:
@@ -103,13 +111,19 @@ def _diagnoses(result: Mapping[str, Any]) -> Markup | None:
     return section("What it learned from", *(tag("p", f"{stage}: {' '.join(lines)}") for stage, lines in said.items()))
 
 
-def _maps(parts: Parts) -> Markup | None:
+def _maps(parts: Parts, texts: Texts | None) -> Markup | None:
     shown: list[Markup | None] = []
+    values = list(parts.values.values())
+    if values:
+        shown.append(explorer(ExplorerData(values, texts, parts.groups)))
     for data_map in parts.maps.values():
         shown.append(draw_map(data_map, parts))
         rows = group_rows(parts, data_map)
         shown.append(tables.groups_table(rows, data_map, parts.rules) if rows else None)
         shown.append(tables.diagnostics_table(data_map))
+    for other in values[1:]:
+        if (found := transfer(values[0], other)) is not None:
+            shown += [tag("h3", f"Do the dynamics transfer: {found.first} and {found.second}"), transfer_tables(found)]
     if not parts.maps and (rows := group_rows(parts, None)):
         shown.append(tables.groups_table(rows, None, parts.rules))
     return section("Training dynamics" if parts.maps else "Training rows", *shown)

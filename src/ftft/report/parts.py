@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,25 @@ import pyarrow.parquet as pq
 
 from ftft.dynamics.diagnostics import ReferenceDiagnostics, reference_diagnostics
 from ftft.dynamics.parquet import read_dynamics
-from ftft.dynamics.scores import available_scores, compute_scores
 from ftft.errors import UserError
 from ftft.methods.contract import Selection
 from ftft.methods.selection import read_selection
 from ftft.report.figures import dig, number, stage_names, whole
+from ftft.report.learning import picked_words
+from ftft.report.map_values import MapValues, map_values, with_selection
 from ftft.state.manifest import is_inside
 
 DIAGNOSED_FRACTION = 0.33  # where no stage of the run says another
 GROUPS_FILE = "groups.parquet"
+MOST_EXPLORED = 1_000_000  # examples; a page of more would be hundreds of megabytes
 
 
 @dataclass(frozen=True)
 class DataMap:
     """The data map of training dynamics, those ``of`` a stage or a file: N ``ids`` and, float64 [N], ``confidence``,
     ``variability`` (population standard deviation) and ``correctness`` (epochs; None where the dynamics do not say). NaN:
-    never (or hardly) seen. ``users``: the stages that selected by these dynamics."""
+    never (or hardly) seen. ``users``: the stages that selected by these dynamics. ``quantity``: what confidence is the mean
+    of, in words."""
 
     of: str
     ids: pa.Array
@@ -39,15 +42,17 @@ class DataMap:
     correctness: np.ndarray | None
     diagnostics: ReferenceDiagnostics | None
     users: tuple[str, ...]
+    quantity: str
 
 
 @dataclass(frozen=True)
 class Parts:
-    """``maps`` by stage, those of dynamics that were given by their file in the run; ``selections`` by stage (selections
-    that leave something out or weigh only) and the ``rules`` they follow; ``groups``: ids and group of every training row, or
-    None; ``notes``: what could not be read, one sentence each."""
+    """``maps`` by stage, those of dynamics that were given by their file in the run; their ``values`` in full, for the
+    explorer; ``selections`` by stage (selections that leave something out or weigh only) and the ``rules`` they follow;
+    ``groups``: ids and group of every training row, or None; ``notes``: what could not be read, one sentence each."""
 
     maps: Mapping[str, DataMap] = field(default_factory=dict)
+    values: Mapping[str, MapValues] = field(default_factory=dict)
     selections: Mapping[str, Selection] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     groups: tuple[pa.Array, pa.Array] | None = None
@@ -72,13 +77,8 @@ class GroupRow:
 def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
     """Read them; what is missing is left out, what is damaged is noted."""
     notes: list[str] = []
-    maps, selections, rules = {}, {}, {}
+    selections, rules = {}, {}
     for name in stage_names(result):
-        for path, key, of, users in _recorded(folder, result, name):
-            try:
-                maps[key] = read_map(path, of, users, _diagnosis(result, users))
-            except UserError as error:
-                notes.append(f"There is no data map {of}: {_without_folder(error, folder)}.")
         path = folder / "stages" / name / "selection.parquet"
         if path.is_file():
             try:
@@ -86,33 +86,56 @@ def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
                 rules[name] = selections[name].rule or dig(result, "stages", name, "selection", "rule") or {}
             except UserError as error:
                 notes.append(f"The selection of stage {name} is not shown: {_without_folder(error, folder)}.")
+    maps, explored = {}, {}
+    for found in (one for name in stage_names(result) for one in _recorded(folder, result, name)):
+        try:
+            values = map_values(read_dynamics(found.path), found.of, found.source)
+        except UserError as error:
+            notes.append(f"There is no data map {found.of}: {_without_folder(error, folder)}.")
+            continue
+        maps[found.key] = data_map(values, found.users, _diagnosis(result, found.users))
+        if len(values.ids) <= MOST_EXPLORED:
+            explored[found.key] = with_selections(values, found.users, selections, rules)
+        else:
+            notes.append(f"The map {found.of} is not in the explorer, which takes up to {MOST_EXPLORED:,} examples.")
     groups = None
     if (folder / GROUPS_FILE).is_file():
         try:
             groups = read_groups(folder / GROUPS_FILE)
         except UserError as error:
             notes.append(f"The groups are not shown: {_without_folder(error, folder)}.")
-    return Parts(maps, selections, rules, groups, tuple(notes))
+    return Parts(maps, explored, selections, rules, groups, tuple(notes))
 
 
 def _without_folder(error: UserError, folder: Path) -> str:
     return str(error).replace(f"{folder}/", "").rstrip(".")
 
 
-def _recorded(folder: Path, result: Mapping[str, Any], name: str) -> Iterator[tuple[Path, str, str, tuple[str, ...]]]:
-    """The dynamics to be shown with stage ``name``: its own, and those of a file that it was the first to use. Each with
-    its key, whose it is in words, and the stages that used it."""
+@dataclass(frozen=True)
+class _Recorded:
+    """Dynamics to be shown: their file and key, whose they are in words, what a recipe calls them, the stages that used
+    them."""
+
+    path: Path
+    key: str
+    of: str
+    source: str
+    users: tuple[str, ...]
+
+
+def _recorded(folder: Path, result: Mapping[str, Any], name: str) -> Iterator[_Recorded]:
+    """The dynamics to be shown with stage ``name``: its own, and those of a file that it was the first to use."""
     path, stages = folder / "stages" / name / "dynamics.parquet", stage_names(result)
     if dig(result, "stages", name, "dynamics") is not None and path.is_file():
         users = tuple(other for other in stages if dig(result, "recipe", "stages", other, "use_dynamics_of") == name)
-        yield path, name, f"of stage {name}", users
+        yield _Recorded(path, name, f"of stage {name}", name, users)
     used = dig(result, "stages", name, "dynamics_used")
     file, stage = dig(used, "file"), dig(used, "stage")
     if stage is not None or not isinstance(file, str) or not is_inside(file) or not (folder / file).is_file():
         return
     users = tuple(other for other in stages if dig(result, "stages", other, "dynamics_used", "file") == file)
     if users[0] == name:
-        yield folder / file, file, f"in {dig(used, 'source')}", users
+        yield _Recorded(folder / file, file, f"in {dig(used, 'source')}", str(dig(used, "source")), users)
 
 
 def _diagnosis(result: Mapping[str, Any], users: tuple[str, ...]) -> ReferenceDiagnostics | None:
@@ -127,30 +150,34 @@ def _diagnosis(result: Mapping[str, Any], users: tuple[str, ...]) -> ReferenceDi
     return None
 
 
-def read_map(path: Path, of: str, users: tuple[str, ...] = (), diagnostics: ReferenceDiagnostics | None = None) -> DataMap:
-    """The data map of a dynamics file, with these ``diagnostics``, or its own where none are given; UserError where it is
-    damaged or its dynamics have no confidence and variability."""
-    dynamics = read_dynamics(path)
-    allowed = available_scores(dynamics)
-    if "variability" not in allowed or "confidence" not in allowed:
-        raise UserError(f"a data map needs probabilities in at least 2 epochs, and {len(dynamics.epochs)} were recorded")
-    scores = compute_scores(
-        dynamics, [name for name in ("confidence", "variability", "correctness") if name in allowed], ddof=0
-    )
-    confidence, variability = scores["confidence"], scores["variability"]
-    scored = ~np.isnan(confidence) & ~np.isnan(variability)
+def data_map(values: MapValues, users: tuple[str, ...] = (), diagnostics: ReferenceDiagnostics | None = None) -> DataMap:
+    """The data map that is drawn of ``values``, with these ``diagnostics``, or its own where none are given."""
+    scored = ~np.isnan(values.confidence) & ~np.isnan(values.variability)
     if diagnostics is None and scored.any():
-        diagnostics = reference_diagnostics(confidence, variability, dynamics.ids, fraction=DIAGNOSED_FRACTION)
+        diagnostics = reference_diagnostics(values.confidence, values.variability, values.ids, fraction=DIAGNOSED_FRACTION)
     return DataMap(
-        of=of,
-        ids=dynamics.ids,
-        epochs=len(dynamics.epochs),
-        confidence=confidence,
-        variability=variability,
-        correctness=scores.get("correctness"),
+        of=values.name,
+        ids=values.ids,
+        epochs=len(values.epochs),
+        confidence=values.confidence,
+        variability=values.variability,
+        correctness=values.correctness,
         diagnostics=diagnostics,
         users=users,
+        quantity=values.quantity,
     )
+
+
+def with_selections(
+    values: MapValues, users: Sequence[str], selections: Mapping[str, Selection], rules: Mapping[str, Mapping[str, Any]]
+) -> MapValues:
+    """The map with what the stages that used it selected, by its words ("selected by stage main")."""
+    for user in users:
+        if user in selections:
+            rule = rules.get(user, {})
+            picked = chosen(mass(selections[user], values.ids), rule)
+            values = with_selection(values, f"{picked_words(rule)} stage {user}", picked)
+    return values
 
 
 def _read_selection(path: Path) -> Selection:

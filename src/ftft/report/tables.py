@@ -306,4 +306,6 @@ def diagnostics_table(data_map: DataMap) -> Markup | None:
         ["Mean confidence of the easy", decimals(number(found.mean_confidence_easy))],
         ["Smallest variability among the ambiguous", decimals(number(found.smallest_variability))],
     ]
-    return table(["Diagnostic", "Value"], rows, caption=f"Reference diagnostics, {found.examples:,} scored examples")
+    return table(
+        ["Diagnostic", "Value"], rows, caption=f"Reference diagnostics {data_map.of}, {found.examples:,} scored examples"
+    )

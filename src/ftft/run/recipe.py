@@ -85,6 +85,7 @@ class Recipe:
     only: list[str] | None = setting(
         None, "run these stages and those whose dynamics they use, and leave the others out; by default all"
     )
+    report_texts: bool = setting(False, "show the training rows' texts in the report's data map")
     output: str = setting("runs", "the folder that gets a folder for this run")
     store: str | None = setting(None, "where finished stages are kept for reuse; by default `.store` in `output`")
 

@@ -254,8 +254,9 @@ class StageRun:
         selector = registry.build("select", self.stage.select, f"{self.where}.select")
 
         def load() -> tuple[torch.nn.Module, Any]:
-            other = self.stage.use_model_of
-            return (model.model, model.tokenizer) if other is None else load_saved(self.earlier[other].model_folder)
+            if self.stage.use_model_of is None:
+                return model.model, model.processor
+            return load_saved(self.earlier[self.stage.use_model_of].model_folder, self.task.model)
 
         scoring = CountedScoring(load, self.task, self.data.evaluation, ledger, device, self.where)
         chosen = select_with(selector, self.data.train, dynamics, seed=self.seed, scoring=scoring)
