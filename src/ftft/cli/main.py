@@ -30,12 +30,22 @@ COMMANDS = {
     "score": "Write every score of every example, from dynamics or from checkpoints.",
     "eval": "Evaluate a saved model on a recipe's evaluation sets.",
     "export": "Write training dynamics in the format of dataset cartography.",
+    "pretrain": "Pretrain a tiny decoder or encoder from plain text.",
     "demo": "Plain fine-tuning against FTFT on generated data, in minutes.",
     "list": "List methods, scores and tasks, or show one of them.",
     "schema": "Write the recipe's JSON Schema, for editors.",
 }
 
-WRITING = ("compare", "init", "select", "score", "eval", "export", "demo")  # `run` alone knows how to share its work
+WRITING = (
+    "compare",
+    "init",
+    "select",
+    "score",
+    "eval",
+    "export",
+    "pretrain",
+    "demo",
+)  # `run` alone knows how to share its work
 
 USER_ERROR, INTERRUPTED = 2, 130
 SECONDS_TO_SPEAK = 30
