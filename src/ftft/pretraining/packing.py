@@ -29,17 +29,19 @@ AT_ONCE = 16  # pieces tokenised together
 def write_tokens(path: Path, pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Tokenise the pieces into a file; gives ``documents``, ``bytes`` (of UTF-8), ``tokens`` and the text's ``sha256``.
 
-    The SHA-256 is that of the documents' UTF-8, each followed by a zero byte, however they were cut and compressed.
+    The SHA-256 is that of the documents' UTF-8, each followed by a zero byte, however they were cut and compressed. What looks
+    like a special token in the text is text.
     """
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     digest = hashlib.sha256()
     counts = {"documents": 0, "bytes": 0, "tokens": 0}
     waiting: list[Piece] = []
+    backend = _all_is_text(tokenizer)
 
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
 
         def write() -> None:
-            found = tokenizer.backend_tokenizer.encode_batch([one.text for one in waiting], add_special_tokens=False)
+            found = backend.encode_batch([one.text for one in waiting], add_special_tokens=False)
             for piece, encoded in zip(waiting, found):
                 ids = [*encoded.ids, end] if piece.last else encoded.ids
                 stream.write(np.asarray(ids, dtype=TOKEN).tobytes())
@@ -58,6 +60,15 @@ def write_tokens(path: Path, pieces: Iterable[Piece], tokenizer: PreTrainedToken
                 write()
         write()
     return {**counts, "sha256": digest.hexdigest()}
+
+
+def _all_is_text(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A copy of the tokenizer that takes ``[SEP]`` in a text for five characters."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.encode_special_tokens = True
+    return backend
 
 
 @dataclass(frozen=True)
