@@ -41,14 +41,14 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "decoder-1m": Kind("causal", 128, 3, 4, 288, 256, 16, 2e-3, 3000, weight_decay=0.1, key_value_heads=2),
-    "decoder-5m": Kind("causal", 256, 6, 8, 608, 256, 16, 1e-3, 1000, weight_decay=0.1, key_value_heads=4),
+    "decoder-1m": Kind("causal", 128, 3, 4, 288, 256, 16, 2e-3, 2500, weight_decay=0.1, key_value_heads=2),
+    "decoder-5m": Kind("causal", 256, 6, 8, 608, 256, 16, 1e-3, 700, weight_decay=0.1, key_value_heads=4),
     "mlm-small": Kind("masked", 128, 3, 4, 512, 128, 32, 2e-3, 4000),
     "mlm-medium": Kind("masked", 256, 4, 8, 1024, 128, 32, 1e-3, 1400),
-    "mlm-large": Kind("masked", 320, 6, 10, 1280, 128, 32, 1e-3, 600),
-    "electra-small": Kind("replaced", 128, 3, 4, 512, 128, 32, 1e-3, 2000, embedding=128, generator_hidden=64),
-    "electra-medium": Kind("replaced", 256, 4, 8, 1024, 128, 32, 7e-4, 900, embedding=128, generator_hidden=64),
-    "electra-large": Kind("replaced", 320, 6, 10, 1280, 128, 32, 5e-4, 450, embedding=128, generator_hidden=96),
+    "mlm-large": Kind("masked", 320, 6, 10, 1280, 128, 32, 1e-3, 700),
+    "electra-small": Kind("replaced", 128, 3, 4, 512, 128, 32, 1e-3, 2800, embedding=128, generator_hidden=64),
+    "electra-medium": Kind("replaced", 256, 4, 8, 1024, 128, 32, 7e-4, 1100, embedding=128, generator_hidden=64),
+    "electra-large": Kind("replaced", 320, 6, 10, 1280, 128, 32, 5e-4, 550, embedding=128, generator_hidden=96),
 }
 
 
