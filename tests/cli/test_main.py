@@ -25,7 +25,16 @@ def call(*arguments: str) -> int:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["list"], ["list", "adamw"], ["list", "scores"], ["schema"], ["run", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["list"],
+        ["list", "adamw"],
+        ["list", "scores"],
+        ["schema"],
+        ["run", "--help"],
+        ["pretrain", "--help"],
+    ],
     ids=" ".join,
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:

@@ -33,6 +33,7 @@ COMMANDS = {
     "eval": "Evaluate a saved model on a recipe's evaluation sets.",
     "bundle": "Make a folder of a run's training dynamics that can be given to others.",
     "export": "Write training dynamics in the format of dataset cartography.",
+    "pretrain": "Pretrain a tiny decoder or encoder from plain text.",
     "demo": "Plain fine-tuning against FTFT on generated data, in minutes.",
     "list": "List methods, scores and tasks, or show one of them.",
     "schema": "Write the recipe's JSON Schema, for editors.",
@@ -48,6 +49,7 @@ WRITING = (
     "eval",
     "bundle",
     "export",
+    "pretrain",
     "demo",
 )  # `run` alone knows how to share its work
 
