@@ -63,6 +63,9 @@ EVENTS = [
     (31.0, step(1, 0.0)),
     (51.0, step(21, 1e12)),
     (60.0, evaluated("main", 3e12, ["reference"], 4e12)),
+    (60.0, stage("second", 3, ["reference", "main"])),
+    (61.0, step(1, 0.0)),
+    (81.0, step(21, 1e12)),
 ]
 
 
@@ -73,11 +76,13 @@ def test_plain_lines_have_stage_step_time_and_cost(clock: list[float]) -> None:
     # A quarter of the reference's upstream, and a quarter of its own.
     assert "  main: step 21 of 40, loss 0.500, about 18 s left, cost so far 50.0 % of ERM" in lines
     assert "  main: ID 0.850  OOD 0.700 without 1 seen (mean accuracy), cost so far 75.0 % of ERM" in lines
+    # What main used is not counted twice where it is used itself.
+    assert "  second: step 21 of 40, loss 0.500, about 18 s left, cost so far 100.0 % of ERM" in lines
     assert not any(line.startswith("  main: step 1 ") for line in lines)  # 15 s apart at least
 
 
 def test_on_a_terminal_the_latest_figures_stand_below_the_bar(clock: list[float]) -> None:
-    text = told(EVENTS[:-1], clock, live=True)
+    text = told(EVENTS[:-4], clock, live=True)
     assert "cost so far 50.0 % of ERM, reference: ID 0.850  OOD 0.700 without 1 seen" in text
     assert "step 21 of 40" not in text
 

@@ -157,7 +157,7 @@ def test_the_map_outlines_the_chosen_and_not_all_that_is_learned_from(
     source = write_report(folder).read_text(encoding="utf-8")
     word = {"copies": "copied", "weights": "weighted"}[apply]
     assert f"outlined: {word} for stage main; smaller: not {word}" in source and f"{word.capitalize()} for main, %" in source
-    drawn = source[source.index('<figure class="map"') : source.index('<ul class="key"')]
+    drawn = source[source.index('<figure class="map"') :].partition('<ul class="key"')[0]
     outlined = "".join(re.findall(r'<g class="chosen"[^>]*>(.*?)</g>', drawn))
     assert len(re.findall("<(?:circle|path)", outlined)) == 60
 

@@ -47,7 +47,7 @@ class Reader(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
-        if tag == "span" and self.rows and self.rows[-1]:
+        if tag == "span" and "tr" in self.open and self.rows[-1]:
             self.rows[-1][-1] += " "
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

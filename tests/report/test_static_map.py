@@ -78,10 +78,10 @@ def test_many_points_are_an_image_inside_the_svg(tmp_path: Path) -> None:
 def test_without_correctness_colours_are_classes_and_names_are_no_formulas(tmp_path: Path) -> None:
     unknown = np.full(200, np.nan, dtype=np.float32)
     labels = np.arange(200) % 3 - 1
-    names = (r"$\frac{", "a -- <b> & c")
+    names = (r"$\frac{$", "a -- <b> & c")
     svg = drawn(some_points(correctness=unknown, labels=labels, label_names=names), tmp_path / "a.svg")
     assert fills(svg) >= {CLASSES[0], CLASSES[1], OTHERS} and not fills(svg) & set(CORRECTNESS)
-    assert r"$\frac{" in words(svg) and "other" in words(svg)
+    assert r"$\frac{$" in words(svg) and "other" in words(svg)
     many = tuple(f"class {index}" for index in range(12))
     svg = drawn(some_points(correctness=unknown, labels=np.arange(200) % 12, label_names=many), tmp_path / "b.svg")
     assert fills(svg) >= {*CLASSES, OTHERS} and "class 7" in words(svg) and "class 8" not in words(svg)

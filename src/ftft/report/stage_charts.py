@@ -72,13 +72,10 @@ def difference_chart(result: Mapping[str, Any]) -> Markup | None:
     if baseline not in names or not others:
         return None
 
-    def of(found: Callable[[str], Interval | None]) -> list[Interval | None]:
-        return [None if name == baseline else found(name) for name in names]
-
     rows = _rows(
         result,
-        lambda set_name: of(lambda name: set_difference(result, name, set_name)),
-        lambda role: of(lambda name: mean_difference(result, name, role)),
+        lambda set_name: [set_difference(result, name, set_name) for name in names],
+        lambda role: [mean_difference(result, name, role) for name in names],
     )
     if not any(row.values for row in rows):
         return None
