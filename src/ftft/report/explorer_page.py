@@ -251,8 +251,8 @@ def _suspects() -> Markup:
     turning: Attributes = {"class": "buttons"}
     foot = tag(
         "p",
-        _button("suspectsBack", "Back"),
-        _button("suspectsOn", "On"),
+        _button("suspectsBack", "Previous"),
+        _button("suspectsOn", "Next"),
         _part("span", "suspectCount", role="status"),
         _button("exportCorrections", "Export the corrections"),
         _part("span", "marked"),
