@@ -31,6 +31,7 @@ COMMANDS = {
     "eval": "Evaluate a saved model on a recipe's evaluation sets.",
     "export": "Write training dynamics in the format of dataset cartography.",
     "demo": "Plain fine-tuning against FTFT on generated data, in minutes.",
+    "verify": "Replay a run's first steps and compare them, bit for bit.",
     "list": "List methods, scores and tasks, or show one of them.",
     "schema": "Write the recipe's JSON Schema, for editors.",
 }

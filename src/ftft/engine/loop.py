@@ -29,7 +29,9 @@ from ftft.engine.training import Training as Training
 from ftft.errors import Interrupted, UserError
 from ftft.methods.contract import Models, Stateful
 from ftft.state import rng
+from ftft.state.algebra import weights_sha256
 
+HASHED_STEP = 5  # the weights after it are kept as a hash, for `ftft verify`
 JOURNALS_PER_CHECKPOINT, JOURNAL_SECONDS = 12, 5.0  # how often the books are written: a kill loses what comes after
 
 
@@ -48,6 +50,7 @@ class TrainingLoop:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
+        self.weights: dict[int, str] = {}
         self.resumed_from: int | None = None
         self.resume_differences: list[str] = []
         self._stop = StopSignals()
@@ -64,6 +67,7 @@ class TrainingLoop:
         # The objective calls the wrapped model, so that gradients are averaged over processes.
         self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
         self.last_step = ending_step(training.schedule.steps, training.settings.end_at)
+        self.hashed = {min(HASHED_STEP, self.last_step)}
         self.warmup = warmup_steps(training.schedule.steps, training.settings.warmup)
         self.checkpoints = CheckpointFolder(training.folder / "checkpoints", warn=training.warn) if training.folder else None
         self.best = CheckpointFolder(best_folder(training.folder), keep=1, warn=training.warn) if training.folder else None
@@ -90,6 +94,8 @@ class TrainingLoop:
                     plan, planned_epoch = t.schedule.plan(epoch), epoch
                 self._train_step(plan[self.step - epoch * t.schedule.steps_per_epoch], epoch)
                 self.step += 1
+                if self.step in self.hashed:
+                    self.weights[self.step] = weights_sha256(self.unwrapped)
                 if self.step % t.schedule.steps_per_epoch == 0:
                     self._end_of_epoch(epoch)
                 if self._evaluation_is_due():
@@ -122,6 +128,7 @@ class TrainingLoop:
             resumed_from=self.resumed_from,
             resume_differences=self.resume_differences,
             losses=self.losses,
+            weights=self.weights,
         )
 
     def _interrupted(self) -> Interrupted:
@@ -304,6 +311,7 @@ class TrainingLoop:
             "rng_of_others": random_states[1:],
             "history": self.history,
             "losses": np.asarray(self.losses, dtype=np.float64),
+            "weights": self.weights,
             "dynamics": None if t.dynamics is None else t.dynamics.state(),
             "stopping": None if t.stopping is None else t.stopping.state(),
             "best_of": self._best_of,
@@ -332,6 +340,7 @@ class TrainingLoop:
             self.loss_of.load_state(histories[self.processes.index])
         self.step = self.resumed_from = self._saved_step = int(state["step"])
         self.history, self.losses = list(state["history"]), [float(value) for value in state["losses"]]
+        self.weights = dict(state.get("weights", {}))
         if t.dynamics is not None and state["dynamics"] is not None:
             t.dynamics.load_state(state["dynamics"])
         if t.stopping is not None and state["stopping"] is not None:

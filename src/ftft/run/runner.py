@@ -60,10 +60,10 @@ def run_folder(recipe: Recipe) -> Path:
     return expand(recipe.output, "output") / (recipe.name or "run")
 
 
-def run_store(recipe: Recipe, warn: Callable[[str], None] = warn_user) -> Store:
-    """Where finished stages are kept."""
+def run_store(recipe: Recipe, warn: Callable[[str], None] = warn_user, *, make: bool = True) -> Store:
+    """Where finished stages are kept; not to be made where it is only read."""
     root = expand(recipe.store, "store") if recipe.store else expand(recipe.output, "output") / ".store"
-    return Store(root, warn)
+    return Store(root, warn, make=make)
 
 
 def result_stage(recipe: Recipe) -> str:

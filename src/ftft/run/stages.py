@@ -149,7 +149,7 @@ class StageRun:
         precision = self._precision(accelerator.device)
         dtype = torch.float64 if precision == "fp64" else torch.float32
         model = load_classifier(self.stage.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
-        dynamics, dynamics_key = self._dynamics_to_use()
+        dynamics, dynamics_key = self.dynamics_to_use()
         spec = self.spec(model.fingerprint, precision, dynamics_key)
         key = stage_key(spec)
         folder = self.store.stage_folder(key)
@@ -185,7 +185,8 @@ class StageRun:
         ledger = ledger.as_reused() if reused else ledger
         return FinishedStage(self.name, key, folder.folder, reused, payload["summary"], ledger)
 
-    def _dynamics_to_use(self) -> tuple[Dynamics | None, str | None]:
+    def dynamics_to_use(self) -> tuple[Dynamics | None, str | None]:
+        """The dynamics that this stage selects by, and what they add to its key."""
         source = self.stage.use_dynamics_of
         if source is None:
             return None, None
@@ -200,8 +201,18 @@ class StageRun:
         self, folder: StageFolder, model: LoadedModel, dynamics: Dynamics | None, accelerator: Accelerator, precision: Any
     ) -> None:
         started = time.perf_counter()
-        ledger = Ledger()
         selection = self.processes.once(lambda: self._select(folder, dynamics))
+        training, assembled = self.prepare(selection, model, accelerator, precision, folder.folder)
+        preparing = time.perf_counter() - started
+        outcome = TrainingLoop(training, environment=provenance()).run()
+        self.processes.once(lambda: self._finish(folder, model, assembled.adapted, training, outcome, selection, preparing))
+
+    def prepare(
+        self, selection: Selection, model: LoadedModel, accelerator: Accelerator, precision: Any, folder: Path | None
+    ) -> tuple[Training, Assembled]:
+        """The training of this stage from its beginning; it resumes from what it finds in ``folder``, and writes nothing
+        without one."""
+        ledger = Ledger()
         rows, weights = rows_and_weights(selection, self.data.train.ids)
         torch.manual_seed(self.processes.seed(self.seed))
         np.random.seed(self.processes.seed(self.seed) % 2**32)
@@ -216,22 +227,25 @@ class StageRun:
             seed=self.seed,
         )
         training = self._training(folder, assembled, objective, model, prepared, rows, weights, ledger, accelerator, precision)
-        preparing = time.perf_counter() - started
-        outcome = TrainingLoop(training, environment=provenance()).run()
-        self.processes.once(lambda: self._finish(folder, model, assembled.adapted, training, outcome, selection, preparing))
+        return training, assembled
 
-    def _select(self, folder: StageFolder, dynamics: Dynamics | None) -> Selection:
+    def select(self, dynamics: Dynamics | None) -> Selection:
+        """What the stage learns from; UserError where nothing is chosen."""
         selector = registry.build("select", self.stage.select, f"{self.where}.select")
         selection = selector.select(self.data.train, dynamics, seed=self.seed)
         if len(selection) == 0:
             raise UserError(f"{self.where}.select chose no example of {len(self.data.train)}")
+        return selection
+
+    def _select(self, folder: StageFolder, dynamics: Dynamics | None) -> Selection:
+        selection = self.select(dynamics)
         write_selection(selection, folder.path("selection.parquet"))
         self.notify({"event": "selected", "stage": self.name, "selected": len(selection), "pool": len(self.data.train)})
         return selection
 
     def _training(
         self,
-        folder: StageFolder,
+        folder: Path | None,
         assembled: Assembled,
         objective: Objective,
         model: LoadedModel,
@@ -269,7 +283,7 @@ class StageRun:
             dynamics_mode=stage.dynamics.mode if stage.dynamics else "online",
             keep_best=combiner.needs_best,
             ledger=ledger,
-            folder=folder.folder,
+            folder=folder,
             notify=self._named(self.notify),
             warn=self.warn,
         )
@@ -347,6 +361,7 @@ class StageRun:
                 "best_score": outcome.best_score,
                 "history": outcome.history,
                 "losses": outcome.losses,
+                "weights": {str(step): digest for step, digest in outcome.weights.items()},
             },
             "resume_differences": outcome.resume_differences,
             "preparing_seconds": preparing,

@@ -43,15 +43,16 @@ def stage_key(spec: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """A folder of stages. Made when missing; UserError when it cannot be, or was written by a newer ftft."""
+    """A folder of stages. Made when missing (unless not to ``make`` it, for reading alone); UserError when it cannot be, or
+    was written by a newer ftft."""
 
-    def __init__(self, root: Path | str, warn: Callable[[str], None] = warn_user) -> None:
+    def __init__(self, root: Path | str, warn: Callable[[str], None] = warn_user, *, make: bool = True) -> None:
         self.root = Path(root)
         self._warn = warn
         version_file = self.root / _STORE
         if version_file.exists():
             read_json(version_file, kind="store", version=STORE_VERSION)
-        else:
+        elif make:
             write_json(version_file, {}, kind="store", version=STORE_VERSION)
 
     def remembered(self, name: str, condition: str, decide: Callable[[], str]) -> str:
