@@ -157,7 +157,7 @@ class StageRun:
         lock = folder.lock(wait=lambda text: self.notify({"event": "waiting", "stage": self.name, "text": text}))
         # The first process locks and writes the folder; the others only read what it has left there.
         with self.processes.holding(lock):
-            if not self.processes.once(lambda: folder.finished):
+            if not self.processes.once(folder.verify):
                 self.processes.once(lambda: folder.describe(spec))
                 self.processes.require_shared(folder.folder)
                 self._train(folder, model, dynamics, accelerator, precision)
