@@ -46,7 +46,7 @@ def beside(path: str, folder: Path) -> str:
     if any(name not in os.environ for name in variables(path)) or not path.strip() or "\0" in path:
         return path
     expanded = Path(_substitute(path)).expanduser()
-    if expanded.is_absolute() or folder == Path(".") or not (folder / expanded).exists():
+    if expanded.is_absolute() or folder == Path(".") or not os.path.exists(folder / expanded):  # False for a name too long, too
         return path
     return f"{folder.as_posix()}/{path}"
 

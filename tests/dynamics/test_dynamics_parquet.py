@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,8 @@ import pytest
 
 from ftft.dynamics import dynamics_file, parquet
 from ftft.dynamics.cartography import write_cartography
-from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dynamics, write_dynamics
+from ftft.dynamics.dynamics_file import open_file
+from ftft.dynamics.parquet import fingerprint_dynamics, gather, open_dynamics, read_dynamics, write_dynamics
 from ftft.dynamics.score_file import read_scores, score_file, write_scores
 from ftft.dynamics.scores import compute_scores
 from ftft.dynamics.table import Dynamics
@@ -302,3 +305,38 @@ def test_a_score_file_is_not_left_where_scoring_fails(random_dynamics, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["d.parquet"]
     with pytest.raises(UserError, match='not a file of the kind "ftft/scores"'):
         read_scores(tmp_path / "d.parquet")
+
+
+def test_no_damaged_byte_gives_other_dynamics_or_a_traceback(random_dynamics, tmp_path):
+    path = tmp_path / "d.parquet"
+    write_dynamics(random_dynamics(5, 2), path)
+    whole = read_dynamics(path)
+    expected, content, told = (fingerprint_dynamics(whole), whole.metadata), path.read_bytes(), 0
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position * 3 % 8
+        path.write_bytes(damaged)
+        try:
+            found = read_dynamics(path)
+        except UserError:
+            told += 1
+        else:
+            assert (fingerprint_dynamics(found), found.metadata) == expected, position
+    assert told > len(content) / 2
+
+
+def test_a_footer_that_lies_about_its_rows_is_refused_and_fills_no_memory(random_dynamics, tmp_path):
+    path = tmp_path / "d.parquet"
+    write_dynamics(random_dynamics(5, 2), path)
+    file = open_file(path)
+    with pytest.raises(UserError, match="more than fits into memory|says it holds 1000000000000 rows, and it has 5"):
+        gather(dataclasses.replace(file, parquet=_Lying(file.parquet, 10**12)))
+    with pytest.raises(UserError, match="says it holds 7 rows, and it has 5"):
+        gather(dataclasses.replace(file, parquet=_Lying(file.parquet, 7)))
+
+
+class _Lying:
+    """An opened Parquet file whose footer says another number of rows than its pages hold."""
+
+    def __init__(self, parquet, rows):
+        self.iter_batches, self.metadata = parquet.iter_batches, SimpleNamespace(num_rows=rows)

@@ -3,29 +3,42 @@ everything: the seconds that importing takes are spent once.
 
 One JSON line on standard input asks for one process: {"folder": its working folder, "arguments": of the command, "output":
 the file that gets what it prints, "largest_file": bytes or null, "code": the file that gets its exit code (minus the signal's
-number where one ended it)}. The answer is its number. At the end of the input what still runs is killed.
+number where one ended it), "trouble": what trouble.py's class is given, or left out}. The answer is its number. At the end of
+the input what still runs is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import resource
 import select
 import signal
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
 
 def import_all() -> None:
+    import pandas  # noqa: F401  pyarrow imports it when it first makes an array
     import transformers.models.bert.modeling_bert  # noqa: F401
+    from transformers import BertConfig, BertForSequenceClassification
 
+    import ftft.cli.run
     import ftft.report.terminal
     import ftft.report.writing
     import ftft.run.runner  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as folder:  # what transformers prepares when it first loads a model
+        size = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4, "vocab_size": 4}
+        logging.disable(logging.WARNING)
+        BertForSequenceClassification(BertConfig(**size)).save_pretrained(folder)
+        BertForSequenceClassification.from_pretrained(folder)
+        logging.disable(logging.NOTSET)
 
 
 def become(request: dict[str, Any]) -> None:
@@ -42,6 +55,10 @@ def become(request: dict[str, Any]) -> None:
         os.chdir(request["folder"])
         if request["largest_file"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], request["largest_file"]))
+        if request.get("trouble"):
+            from trouble import Trouble
+
+            Trouble(**request["trouble"]).install()
         sys.argv = ["ftft", *request["arguments"]]
         main()
     except SystemExit as end:

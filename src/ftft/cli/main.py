@@ -35,6 +35,7 @@ COMMANDS = {
     "export": "Write training dynamics in the format of dataset cartography.",
     "pretrain": "Pretrain a tiny decoder or encoder from plain text.",
     "demo": "Plain fine-tuning against FTFT on generated data, in minutes.",
+    "verify": "Replay a run's first steps and compare them, bit for bit.",
     "list": "List methods, scores and tasks, or show one of them.",
     "schema": "Write the recipe's JSON Schema, for editors.",
 }

@@ -70,17 +70,20 @@ def read_labels(
         named = _name_integers([values[index] for index in order], file, default_names, example)
     else:
         named = [values[index] for index in order]
+        allowed = None if file.labels is None else set(file.labels)
         for value in named:
             if value == "":
                 raise UserError(f'{example("")}: the label column "{name}" is empty; give the row a label or leave it out')
-            if file.labels is not None and value not in file.labels:
+            if allowed is not None and file.labels is not None and value not in allowed:
                 hint = did_you_mean(value, file.labels)
                 raise UserError(f'{example(value)}: the label "{value}" is not in `labels` of this file{hint}')
     renamed = [(file.rename_labels or {}).get(label, label) for label in named]
     names = tuple(dict.fromkeys(renamed))
     target = np.empty(len(values), dtype=np.int64)
-    target[order] = [names.index(label) for label in renamed]
-    unused = tuple(label for label in file.rename_labels or {} if label not in named)
+    position = {label: index for index, label in enumerate(names)}
+    target[order] = [position[label] for label in renamed]
+    occurring = set(named)
+    unused = tuple(label for label in file.rename_labels or {} if label not in occurring)
     return FileLabels(target[codes], names, numbered, source, where, unused)
 
 
@@ -149,14 +152,16 @@ def model_labels(files: Sequence[FileLabels], given: Sequence[str] | None, warni
     if given is not None:
         if len(set(given)) < len(given):
             raise UserError(f"data.labels names a label twice: {', '.join(given)}; label names must differ")
+        known = set(given)
         for labels in files:
             for name in labels.names:
-                if name not in given:
+                if name not in known:
                     raise UserError(
                         f'{labels.where(labels.first_row(name))}: the training label "{name}" is not in data.labels, '
                         f"which names {_count(given)}{did_you_mean(name, given)}"
                     )
-        missing = [name for name in given if name not in occurring]
+        found = set(occurring)
+        missing = [name for name in given if name not in found]
         for name in missing if len(occurring) > 1 else ():
             warnings.append(f'no training row has the label "{name}" that data.labels names, so the model cannot learn it')
     if len(occurring) < 2:

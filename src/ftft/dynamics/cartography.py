@@ -33,6 +33,7 @@ METRICS_FILE = "td_metrics.jsonl"
 EPOCH_FILE = re.compile(r"dynamics_epoch_(\d+)\.jsonl")
 _INTEGER = re.compile(r"-?[1-9]\d{0,17}|0")
 _LINES_AT_ONCE = 65_536
+_LONGEST_LINE = 16 << 20  # bytes; a line holds one example's id and numbers
 # Their name of a metric -> ours; the order of the file's columns after guid and index.
 METRICS = {
     "threshold_closeness": "threshold_closeness",
@@ -114,9 +115,9 @@ def _epoch_files(folder: Path | str) -> list[Path]:
 def _guid_type(path: Path) -> str:
     """``int`` or ``str``, by the first line."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            first = json.loads(stream.readline() or "null")
-    except (ValueError, OSError) as error:
+        with open(path, "rb") as stream:
+            first = json.loads(bounded_line(stream) or "null")
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"the first line of {path} is not JSON: {error}") from None
     if not isinstance(first, dict):
         raise UserError(f"{path} is empty or does not hold one JSON object per line")
@@ -274,10 +275,18 @@ def is_metrics_file(path: Path | str) -> bool:
         return False
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as stream:
-            first = json.loads(stream.readline() or "null")
-    except (ValueError, OSError, EOFError, zlib.error):
+            first = json.loads(bounded_line(stream) or "null")
+    except (ValueError, OSError, EOFError, zlib.error, RecursionError):
         return False  # the reader that is tried next says what is wrong with it
     return isinstance(first, dict) and "guid" in first and "epoch" not in first and any(name in first for name in METRICS)
+
+
+def bounded_line(stream: Any) -> bytes:
+    """The next line of a file; ValueError for one that no example fills, so that it never fills the memory."""
+    line = stream.readline(_LONGEST_LINE + 1)
+    if len(line) > _LONGEST_LINE:
+        raise ValueError(f"a line is longer than {_LONGEST_LINE >> 20} MiB")
+    return line
 
 
 def read_metrics(path: Path | str) -> Metrics:
@@ -287,12 +296,13 @@ def read_metrics(path: Path | str) -> Metrics:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
-        text = gzip.decompress(data).decode() if data[:2] == b"\x1f\x8b" else data.decode()
-        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+        with open(path, "rb") as raw:
+            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+            with gzip.open(raw) if zipped else raw as stream:
+                lines = [json.loads(line) for line in iter(lambda: bounded_line(stream), b"") if line.strip()]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise UserError(f"{path} is damaged and cannot be read as JSON lines: {error}") from None
     if not lines or not all(isinstance(line, dict) and "guid" in line for line in lines):
         raise UserError(f"{path} is not a metrics file: every line must be a JSON object with a guid")

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from ftft.dynamics.idhash import hash_of_ids
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
+from ftft.files import fingerprint
 
-KEY, FORMAT, VERSION = b"ftft", "ftft/dynamics", 1
+KEY, FORMAT, VERSION, DIGEST = b"ftft", "ftft/dynamics", 1, "header_sha256"
 ROWS_AT_ONCE = 131_072
 GOLD_LOGIT, OTHER_LOGIT, GOLD_PROBABILITY = "gold_logit", "other_logit", "gold_probability"
 _EPOCH_COLUMN = re.compile(r"(.+)_epoch_(\d+)")
@@ -64,11 +65,17 @@ class DynamicsFile:
         columns += [f"{kind}_epoch_{epoch}" for epoch in self.epochs for kind in self.kinds]
         if not len(self):  # one empty table, which has the right arrays and shapes
             yield self._decode(pa.RecordBatch.from_pylist([], schema=self.parquet.schema_arrow))
+        rows = 0
         try:
             for batch in self.parquet.iter_batches(batch_size=size, columns=columns):
+                rows += len(batch)
                 yield self._decode(batch)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise damaged(self.path, error) from error
+        if rows != len(self):
+            raise UserError(
+                f"{self.path} is damaged: it says it holds {len(self)} rows, and it has {rows}; write or copy it again"
+            )
 
     def _decode(self, batch: pa.RecordBatch) -> Dynamics:
         n, e = len(batch), len(self.epochs)
@@ -140,14 +147,20 @@ def open_parquet(path: Path | str) -> pq.ParquetFile:
     try:
         # Not memory-mapped: the pages read would count as memory used, and a file cut short meanwhile would end the process.
         # Not pre-buffered: what was read would be kept until the file is closed.
-        return pq.ParquetFile(path, pre_buffer=False)
+        return pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from error
 
 
 def open_file(path: Path | str) -> DynamicsFile:
     """Open a file that :func:`write_dynamics` wrote and check its header and columns, without reading its rows."""
-    parquet = open_parquet(path)
+    try:
+        return _checked(open_parquet(path), path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names that are no UTF-8, lists whose pages are cut
+        raise damaged(path, error) from error
+
+
+def _checked(parquet: pq.ParquetFile, path: Path | str) -> DynamicsFile:
     header = _header(parquet, path)
     schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     if header.get("examples") != rows:
@@ -155,6 +168,7 @@ def open_file(path: Path | str) -> DynamicsFile:
     epochs, statistics = header.get("epochs"), header.get("statistics", [])
     if not (isinstance(epochs, list) and epochs == sorted({e for e in epochs if isinstance(e, int)})):
         raise UserError(f"{path} is damaged: its header lists the epochs {epochs!r}, which are not ascending integers")
+    _refuse_renamed(header.get("columns"), schema.names, path)
     found = {match[1] for name in schema.names if (match := _EPOCH_COLUMN.fullmatch(name))}
     kinds = [kind for kind in ("logits", GOLD_LOGIT, OTHER_LOGIT, GOLD_PROBABILITY) if kind in found]
     if (GOLD_LOGIT in kinds) != (OTHER_LOGIT in kinds):
@@ -165,6 +179,10 @@ def open_file(path: Path | str) -> DynamicsFile:
             raise UserError(f"{path} must have the column {name} once, and has it {schema.names.count(name)} times")
     if epochs and not kinds:
         raise UserError(f"{path} holds no values: there is no column such as logits_epoch_{epochs[0]}")
+    num_classes = _check_types(parquet, path, epochs, kinds)
+    digest = header.pop(DIGEST, None)
+    if digest is not None and digest != fingerprint(header):
+        raise UserError(f"{path} is damaged: its header does not fit its own SHA-256; write or copy it again")
     return DynamicsFile(
         path=str(path),
         parquet=parquet,
@@ -172,9 +190,14 @@ def open_file(path: Path | str) -> DynamicsFile:
         kinds=tuple(kinds),
         statistics=tuple(statistics),
         has_gold="gold" in schema.names,
-        num_classes=_check_types(parquet, path, epochs, kinds),
+        num_classes=num_classes,
         metadata=header.get("metadata") or {},
     )
+
+
+def with_digest(header: str) -> bytes:
+    """The header's JSON with its own SHA-256: the checksums of Parquet cover the pages alone."""
+    return json.dumps({**json.loads(header), DIGEST: fingerprint(json.loads(header))}, ensure_ascii=False).encode()
 
 
 def _header(parquet: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
@@ -194,6 +217,14 @@ def _header(parquet: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
     if not isinstance(version, int) or version > VERSION:
         raise UserError(f"{path} has format version {version}, and this ftft reads up to {VERSION}; upgrade ftft to read it")
     return header
+
+
+def _refuse_renamed(written: Any, names: list[str], path: Path | str) -> None:
+    """UserError for a damaged name: columns may be dropped and added, but none is missing beside a new one of its length."""
+    lengths = {len(name) for name in names if not isinstance(written, list) or name not in written}
+    for name in written if isinstance(written, list) else ():
+        if name not in names and len(name) in lengths:
+            raise UserError(f"{path} is damaged: it was written with a column {name}, which has another name now")
 
 
 def _is_string(kind: pa.DataType) -> bool:
@@ -239,4 +270,7 @@ def _first_length(parquet: pq.ParquetFile, name: str) -> int:
 
 def is_dynamics_file(path: Path | str) -> bool:
     """Whether a Parquet file carries our header; UserError where it is no readable Parquet file."""
-    return KEY in (open_parquet(path).schema_arrow.metadata or {})
+    try:
+        return KEY in (open_parquet(path).schema_arrow.metadata or {})
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise damaged(path, error) from error

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
+from ftft.dynamics.cartography import bounded_line
 from ftft.dynamics.dynamics_file import ROWS_AT_ONCE, damaged, open_parquet
 from ftft.dynamics.idhash import hash_of_ids
 from ftft.dynamics.idindex import HashCollision, IdIndex
@@ -117,9 +118,13 @@ def _open(path: Path, id: str | None) -> _Source:
 
         return _Source(str(path), tuple(file.schema_arrow.names), file.metadata.num_rows, batches)
     table = _read_text(path, kind, id)
+    try:
+        names = tuple(table.column_names)
+    except UnicodeDecodeError:
+        raise UserError(f"the names of the columns in {path} are not valid UTF-8; save the file as UTF-8") from None
     return _Source(
         str(path),
-        tuple(table.column_names),
+        names,
         table.num_rows,
         lambda names: iter(table.select(list(dict.fromkeys(names))).to_batches(ROWS_AT_ONCE)),
     )
@@ -132,14 +137,14 @@ def _read_text(path: Path, kind: str, id: str | None) -> pa.Table:
         if kind.startswith((".jsonl", ".ndjson")):
             # Without a type given, strings that look like dates would be turned into dates.
             with gzip.open(path) if kind.endswith(".gz") else open(path, "rb") as stream:
-                first = json.loads(stream.readline() or "null")
+                first = json.loads(bounded_line(stream) or "null")
             texts = [name for name in candidates if isinstance(first, dict) and isinstance(first.get(name), str)]
             schema = pa.schema([(name, pa.string()) for name in texts])
             return pa.json.read_json(path, parse_options=pa.json.ParseOptions(explicit_schema=schema))
         parse = pa.csv.ParseOptions(delimiter="\t" if kind.startswith(".tsv") else ",")
         convert = pa.csv.ConvertOptions(column_types={name: pa.string() for name in candidates})
         return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, RecursionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is empty, damaged or not {kind}: {reason}") from None
 

@@ -30,6 +30,7 @@ from ftft.dynamics.dynamics_file import (
     check_unique,
     is_dynamics_file,
     open_file,
+    with_digest,
 )
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
@@ -55,10 +56,16 @@ def write_dynamics(dynamics: Dynamics, path: Path | str) -> None:
             columns = _columns(dynamics, slice(start, min(start + ROWS_AT_ONCE, len(dynamics))))
             if writer is None:
                 schema = pa.schema([(name, column.type) for name, column in columns.items()])
-                schema = schema.with_metadata({KEY: json.dumps(header, default=_plain, ensure_ascii=False).encode()})
+                header["columns"] = schema.names
+                schema = schema.with_metadata({KEY: with_digest(json.dumps(header, default=_plain, ensure_ascii=False))})
                 # Floats of trained models hardly repeat: dictionaries and minima would only cost time.
                 writer = pq.ParquetWriter(
-                    temporary, schema, compression="snappy", use_dictionary=False, write_statistics=["id"]
+                    temporary,
+                    schema,
+                    compression="snappy",
+                    use_dictionary=False,
+                    write_statistics=["id"],
+                    write_page_checksum=True,
                 )
             writer.write_table(pa.table(list(columns.values()), schema=schema), row_group_size=ROWS_AT_ONCE)
         assert writer is not None
@@ -107,6 +114,13 @@ def read_dynamics(path: Path | str) -> Dynamics:
     return gather(open_file(path))
 
 
+def _room(file: DynamicsFile, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    try:
+        return np.empty(shape, dtype=dtype)
+    except (MemoryError, ValueError):
+        raise UserError(f"{file.path} says it holds {shape}, more than fits into memory; it may be damaged") from None
+
+
 def gather(file: DynamicsFile) -> Dynamics:
     """All batches of a file as one table."""
     n, start = len(file), 0
@@ -116,12 +130,13 @@ def gather(file: DynamicsFile) -> Dynamics:
         rows = slice(start, start + len(batch))
         ids.append(batch.ids)
         if batch.gold is not None:
-            parts.setdefault("gold", np.empty(n, dtype=np.int32))[rows] = batch.gold
+            parts.setdefault("gold", _room(file, (n,), np.dtype(np.int32)))[rows] = batch.gold
         arrays = {name: getattr(batch, name) for name in ("seen", "logits", "pair_logits", "pair_probability")}
         for name, values in (arrays | {f"statistics.{name}": v for name, v in batch.statistics.items()}).items():
             if values is not None:
-                whole = parts.setdefault(name, np.empty((values.shape[0], n, *values.shape[2:]), dtype=values.dtype))
-                whole[:, rows] = values
+                if name not in parts:
+                    parts[name] = _room(file, (values.shape[0], n, *values.shape[2:]), values.dtype)
+                parts[name][:, rows] = values
         start = rows.stop
     column = pa.chunked_array(ids, type=pa.string())
     check_unique(column, file.path)

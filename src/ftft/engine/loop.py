@@ -30,7 +30,9 @@ from ftft.engine.walk import Walk
 from ftft.errors import Interrupted, UserError
 from ftft.methods.contract import Models, Stateful
 from ftft.state import rng
+from ftft.state.algebra import weights_sha256
 
+HASHED_STEP = 5  # the weights after it are kept as a hash, for `ftft verify`
 JOURNALS_PER_CHECKPOINT, JOURNAL_SECONDS = 12, 5.0  # how often the books are written: a kill loses what comes after
 
 
@@ -49,6 +51,7 @@ class TrainingLoop:
         self.walk = Walk(training.schedule, training.settings)
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
+        self.weights: dict[int, str] = {}
         self.resumed_from: int | None = None
         self.resume_differences: list[str] = []
         self._stop = StopSignals()
@@ -64,6 +67,7 @@ class TrainingLoop:
         self.model = training.accelerator.prepare_model(training.models.main)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
         self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
+        self.hashed = {min(HASHED_STEP, self.walk.end)}
         self.checkpoints = CheckpointFolder(training.folder / "checkpoints", warn=training.warn) if training.folder else None
         self.best = CheckpointFolder(best_folder(training.folder), keep=1, warn=training.warn) if training.folder else None
 
@@ -89,7 +93,10 @@ class TrainingLoop:
             while not self.walk.ended and not stopped:
                 epoch = self.walk.epoch()
                 self._train_step(epoch.batches[self.step - epoch.first], epoch.number)
-                if self.walk.advance():
+                ended = self.walk.advance()
+                if self.step in self.hashed:
+                    self.weights[self.step] = weights_sha256(self.unwrapped)
+                if ended:
                     self._end_of_epoch(epoch.number)
                 if t.validate is not None and self.walk.evaluation_is_due():
                     stopped = self._evaluate()
@@ -121,6 +128,7 @@ class TrainingLoop:
             resumed_from=self.resumed_from,
             resume_differences=self.resume_differences,
             losses=self.losses,
+            weights=self.weights,
         )
 
     def _interrupted(self) -> Interrupted:
@@ -298,6 +306,7 @@ class TrainingLoop:
             "rng_of_others": random_states[1:],
             "history": self.history,
             "losses": np.asarray(self.losses, dtype=np.float64),
+            "weights": self.weights,
             "dynamics": None if t.dynamics is None else t.dynamics.state(),
             "stopping": None if t.stopping is None else t.stopping.state(),
             "best_of": self._best_of,
@@ -329,6 +338,7 @@ class TrainingLoop:
         if isinstance(t.schedule, Learning):
             t.schedule.load_state(state["schedule"])
         self.history, self.losses = list(state["history"]), [float(value) for value in state["losses"]]
+        self.weights = dict(state.get("weights", {}))
         if t.dynamics is not None and state["dynamics"] is not None:
             t.dynamics.load_state(state["dynamics"])
         if t.stopping is not None and state["stopping"] is not None:

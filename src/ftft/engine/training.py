@@ -65,4 +65,5 @@ class Outcome:
     history: list[dict[str, Any]]
     resumed_from: int | None
     resume_differences: list[str]
-    losses: list[float]
+    losses: list[float]  # the mean loss of every step
+    weights: dict[int, str]  # step -> SHA-256 of the trainable weights after it

@@ -25,7 +25,7 @@ from ftft.engine.ledger import Ledger
 from ftft.engine.predict import predict
 from ftft.engine.processes import ALONE, Processes
 from ftft.errors import UserError
-from ftft.files import atomic_path, read_json, write_json, write_text
+from ftft.files import atomic_path, read_json, sha256_file, write_json
 from ftft.methods import registry
 from ftft.models.folder import MODEL_FILE
 from ftft.models.headers import inspect, require_positions
@@ -35,6 +35,7 @@ from ftft.models.settings import ModelSettings
 from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe
+from ftft.state.manifest import read_manifest, write_manifest
 from ftft.tasks.contract import Task
 from ftft.tasks.metrics import merge_probabilities, normalise
 
@@ -91,13 +92,13 @@ def write_predictions(
     described = {"format": "ftft/predictions", "format_version": FORMAT_VERSION, **metadata}
     table = table.replace_schema_metadata({"ftft": json.dumps(described)})
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def read_predictions(path: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     """(ids, labels int64 [N], probabilities float64 [N, C]) from a predictions file; UserError when it is damaged."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         column = table.column("probability").combine_chunks()
         probabilities = column.flatten().to_numpy().reshape(len(table), column.type.list_size).astype(np.float64)
         return table.column("id").combine_chunks(), table.column("label").to_numpy().astype(np.int64), probabilities
@@ -197,7 +198,8 @@ def _predict_one(
     def write() -> None:
         described = {"fingerprint": one.examples.fingerprint}
         write_predictions(path, one.examples.ids, one.examples.labels, probabilities, described)
-        write_text(path.with_suffix(".json"), json.dumps(cost.to_json()))
+        kept = {"cost": cost.to_json(), "sha256": sha256_file(path)}
+        write_manifest(path.with_suffix(".json"), kept, kind="predictions-cost", version=FORMAT_VERSION)
 
     processes.once(write)
     return probabilities.astype(np.float64), cost
@@ -209,10 +211,21 @@ def _stored(path: Path, one: EvaluationSet, notify: Callable[[dict[str, Any]], N
     if not (path.exists() and cost_path.exists()):
         return None
     try:
-        return _aligned(path, one), Ledger.from_json(json.loads(cost_path.read_text(encoding="utf-8")))
+        return _aligned(path, one), _cost_of(cost_path, path)
     except (UserError, OSError, ValueError, AttributeError) as error:
         notify({"event": "warning", "text": f"stored predictions are damaged and made again: {error}"})
         return None
+
+
+def _cost_of(cost_path: Path, path: Path) -> Ledger:
+    """What making the predictions in ``path`` cost; UserError where either file is damaged."""
+    document = json.loads(cost_path.read_text(encoding="utf-8"))
+    if "effective" in document:  # as the first release wrote it
+        return Ledger.from_json(document)
+    kept = read_manifest(cost_path, kind="predictions-cost", version=FORMAT_VERSION)
+    if kept["sha256"] != sha256_file(path):
+        raise UserError(f"the content of {path} does not fit its SHA-256 in {cost_path.name}")
+    return Ledger.from_json(kept["cost"])
 
 
 def _aligned(path: Path, one: EvaluationSet) -> np.ndarray:

@@ -8,6 +8,7 @@ is imported (unless a method of another package does) and no data or model file 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,7 +103,7 @@ def check_files(recipe: Recipe, *, stages: bool = True) -> None:
         if where.startswith("stages.") and not stages:
             continue
         found = expand(path, where)
-        if not found.exists():
+        if not os.path.exists(found):  # False for a name too long, too
             places = "" if found.is_absolute() else " beside the recipe or in the current folder"
             raise UserError(f"{where}: {found} does not exist{places}{_nearest_path(found)}")
         if folder and not found.is_dir():

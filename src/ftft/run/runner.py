@@ -28,9 +28,7 @@ from ftft.files import (
     copy_folder,
     explain_os_error,
     fingerprint,
-    read_json,
     remove_killed_writes,
-    write_json,
     write_text,
 )
 from ftft.methods import registry
@@ -48,6 +46,7 @@ from ftft.run.selections import learned_prior, plan_selections
 from ftft.run.stages import FinishedStage, StageRun
 from ftft.run.store import Store
 from ftft.run.telling import tell_more
+from ftft.state.manifest import read_guarded, write_manifest
 from ftft.tasks.contract import Task
 from ftft.tracking.events import EventLog
 
@@ -62,10 +61,10 @@ def run_folder(recipe: Recipe) -> Path:
     return expand(recipe.output, "output") / (recipe.name or "run")
 
 
-def run_store(recipe: Recipe, warn: Callable[[str], None] = warn_user) -> Store:
-    """Where finished stages are kept."""
+def run_store(recipe: Recipe, warn: Callable[[str], None] = warn_user, *, make: bool = True) -> Store:
+    """Where finished stages are kept; not to be made where it is only read."""
     root = expand(recipe.store, "store") if recipe.store else expand(recipe.output, "output") / ".store"
-    return Store(root, warn)
+    return Store(root, warn, make=make)
 
 
 def result_stage(recipe: Recipe) -> str:
@@ -117,7 +116,8 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
     told: list[dict[str, Any]] = []  # before the run had begun
 
     def begin() -> None:
-        for place in (folder, *(folder / "stages" / name for name in recipe.stages)):
+        stages = [folder / "stages" / name for name in recipe.stages]
+        for place in (folder, folder / "model", *stages, *(stage / "predictions" for stage in stages)):
             remove_killed_writes(place)
         write_text(folder / "recipe.yaml", recipe_to_yaml(recipe))
         log.append(EventLog(folder / "events.jsonl"))
@@ -159,7 +159,7 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
 
     def finish() -> None:
         result = {**run.result(warnings), "wall_seconds": time.perf_counter() - started}
-        write_json(folder / "result.json", result, kind="result", version=RESULT_VERSION)
+        write_manifest(folder / "result.json", result, kind="result", version=RESULT_VERSION)
         keep(FinishedRun(data, run.evaluations, result))
         tell({"event": "finished", "folder": str(folder)})
 
@@ -173,7 +173,9 @@ def write_groups(path: Path, train: Examples) -> None:
         path.unlink(missing_ok=True)
         return
     with atomic_path(path) as temporary:
-        pq.write_table(pa.table({"id": train.ids, "group": train.groups}), temporary, compression="zstd")
+        pq.write_table(
+            pa.table({"id": train.ids, "group": train.groups}), temporary, compression="zstd", write_page_checksum=True
+        )
 
 
 class _Run:
@@ -247,18 +249,22 @@ class _Run:
             model, processor = load_saved(stage.model_folder, self.task.model)
             return model.to(device), processor, stage.summary["precision"]
 
-        return evaluate(
-            stage.folder / "predictions",
-            self.data,
-            self.task,
-            of_predictions(self.recipe.stages[stage.name]),
-            where=f"stages.{stage.name}.evaluate",
-            seed=self.recipe.seed,
-            training_prior=self._learned_prior(stage),
-            load_model=load,
-            notify=lambda event: self.tell({"stage": stage.name, **event}),
-            processes=self.processes,
-        )
+        folder = self.store.stage_folder(stage.key)
+        lock = folder.lock(wait=lambda text: self.tell({"event": "waiting", "stage": stage.name, "text": text}))
+        with self.processes.holding(lock):  # another run that shares the stage finds its predictions instead of making them too
+            self.processes.once(lambda: remove_killed_writes(folder.predictions))
+            return evaluate(
+                folder.predictions,
+                self.data,
+                self.task,
+                of_predictions(self.recipe.stages[stage.name]),
+                where=f"stages.{stage.name}.evaluate",
+                seed=self.recipe.seed,
+                training_prior=self._learned_prior(stage),
+                load_model=load,
+                notify=lambda event: self.tell({"stage": stage.name, **event}),
+                processes=self.processes,
+            )
 
     def _measure(self, stage: FinishedStage) -> None:
         """What the evaluators say that look at the model; what that cost joins what the evaluation did."""
@@ -386,5 +392,5 @@ def _headline(evaluation: Evaluation, seen: Mapping[str, Any]) -> dict[str, Any]
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """The result of a finished run; UserError where there is none."""
-    return read_json(folder / "result.json", kind="result", version=RESULT_VERSION)
+    """The result of a finished run; UserError where there is none, or a damaged one."""
+    return read_guarded(folder / "result.json", kind="result", version=RESULT_VERSION)

@@ -163,8 +163,8 @@ class StageRun:
         accelerator = Accelerator(cpu=on_cpu)
         precision = self._precision(accelerator.device)
         dtype = torch.float64 if precision == "fp64" else torch.float32
-        model = self._load(dtype)
-        dynamics, dynamics_key = self._dynamics_to_use()
+        model = self.load(dtype)
+        dynamics, dynamics_key = self.dynamics_to_use()
         spec = self.spec(model.fingerprint, precision, dynamics_key)
         key = stage_key(spec)
         folder = self.store.stage_folder(key)
@@ -172,7 +172,7 @@ class StageRun:
         lock = folder.lock(wait=lambda text: self.notify({"event": "waiting", "stage": self.name, "text": text}))
         # The first process locks and writes the folder; the others only read what it has left there.
         with self.processes.holding(lock):
-            if not self.processes.once(lambda: folder.finished):
+            if not self.processes.once(folder.verify):
                 self.processes.once(lambda: folder.describe(spec))
                 self.processes.require_shared(folder.folder)
                 self._train(folder, model, dynamics, accelerator, precision)
@@ -181,12 +181,12 @@ class StageRun:
         self.notify({"event": "reused", "stage": self.name})
         return self._finished(folder, key, reused=True)
 
-    def _load(self, dtype: torch.dtype | None = None) -> LoadedModel:
+    def load(self, dtype: torch.dtype | None = None) -> LoadedModel:
         """The pretrained model the stage begins with, loaded anew: training changes the weights in place."""
         return load_model(self.stage.model, self.task.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
 
     def _base_state(self) -> dict[str, torch.Tensor]:
-        return dict(self._load().model.state_dict())
+        return dict(self.load().model.state_dict())
 
     def _precision(self, device: torch.device) -> precisions.Precision:
         setting = self.stage.train.precision
@@ -207,7 +207,8 @@ class StageRun:
         ledger = ledger.as_reused() if reused else ledger
         return FinishedStage(self.name, key, folder.folder, reused, payload["summary"], ledger)
 
-    def _dynamics_to_use(self) -> tuple[Dynamics | None, str | None]:
+    def dynamics_to_use(self) -> tuple[Dynamics | None, str | None]:
+        """The dynamics that this stage selects by, and what they add to its key."""
         source = self.stage.use_dynamics_of
         if source is None:
             return None, None
@@ -224,6 +225,23 @@ class StageRun:
         started = time.perf_counter()
         ledger = Ledger()
         chosen = self.processes.once(lambda: self._select(folder, model, dynamics, ledger, accelerator.device))
+        training, assembled = self.prepare(chosen, model, ledger, accelerator, precision, folder.folder)
+        preparing = time.perf_counter() - started
+        outcome = TrainingLoop(training, environment=provenance()).run()
+        selection, _ = selection_and_sampler(chosen)
+        self.processes.once(lambda: self._finish(folder, model, assembled.adapted, training, outcome, selection, preparing))
+
+    def prepare(
+        self,
+        chosen: Selection | Sampler,
+        model: LoadedModel,
+        ledger: Ledger,
+        accelerator: Accelerator,
+        precision: Any,
+        folder: Path | None,
+    ) -> tuple[Training, Assembled]:
+        """The training of this stage from its beginning; it resumes from what it finds in ``folder``, and writes nothing
+        without one."""
         selection, sampler = selection_and_sampler(chosen)
         rows, weights = rows_and_weights(selection, self.data.train.ids)
         torch.manual_seed(self.processes.seed(self.seed))
@@ -244,13 +262,12 @@ class StageRun:
         training = self._training(
             folder, assembled, objective, model, prepared, schedule, weights, ledger, accelerator, precision
         )
-        preparing = time.perf_counter() - started
-        outcome = TrainingLoop(training, environment=provenance()).run()
-        self.processes.once(lambda: self._finish(folder, model, assembled.adapted, training, outcome, selection, preparing))
+        return training, assembled
 
-    def _select(
-        self, folder: StageFolder, model: LoadedModel, dynamics: Dynamics | None, ledger: Ledger, device: torch.device
+    def select(
+        self, model: LoadedModel, dynamics: Dynamics | None, ledger: Ledger, device: torch.device
     ) -> Selection | Sampler:
+        """What the stage learns from; UserError where nothing is chosen."""
         selector = registry.build("select", self.stage.select, f"{self.where}.select")
 
         def load() -> tuple[torch.nn.Module, Any]:
@@ -263,13 +280,20 @@ class StageRun:
         selection, _ = selection_and_sampler(chosen)
         if len(selection) == 0:
             raise UserError(f"{self.where}.select chose no example of {len(self.data.train)}")
+        return chosen
+
+    def _select(
+        self, folder: StageFolder, model: LoadedModel, dynamics: Dynamics | None, ledger: Ledger, device: torch.device
+    ) -> Selection | Sampler:
+        chosen = self.select(model, dynamics, ledger, device)
+        selection, _ = selection_and_sampler(chosen)
         write_selection(selection, folder.path("selection.parquet"))
         self.notify({"event": "selected", "stage": self.name, "selected": len(selection), "pool": len(self.data.train)})
         return chosen
 
     def _training(
         self,
-        folder: StageFolder,
+        folder: Path | None,
         assembled: Assembled,
         objective: Objective,
         model: LoadedModel,
@@ -298,7 +322,7 @@ class StageRun:
             dynamics_mode=stage.dynamics.mode if stage.dynamics else "online",
             keep_best=combiner.needs_best,
             ledger=ledger,
-            folder=folder.folder,
+            folder=folder,
             notify=self._named(self.notify),
             warn=self.warn,
         )
@@ -377,6 +401,7 @@ class StageRun:
                 "history": outcome.history,
                 "losses": outcome.losses,
                 **({"epochs": training.schedule.counts} if isinstance(training.schedule, ChoosingSchedule) else {}),
+                "weights": {str(step): digest for step, digest in outcome.weights.items()},
             },
             "resume_differences": outcome.resume_differences,
             "preparing_seconds": preparing,
@@ -410,7 +435,7 @@ class StageRun:
             yield Checkpoint(finished.summary["training"]["steps"], None, load, stage=name)
 
     def _validation(self, model: LoadedModel, training: Training) -> WeightsOnValidation:
-        plain = self._load().model
+        plain = self.load().model
         return WeightsOnValidation(self._steering(model, training), plain.to(training.accelerator.device))
 
     def _plain(self, model: LoadedModel, adapted: Adapted, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
@@ -418,7 +443,7 @@ class StageRun:
         plain = adapted.model
         if adapted.plain_state is not None:  # its modules were wrapped or replaced
             dtype = next(iter(adapted.model.parameters())).dtype
-            plain = self._load(dtype).model
+            plain = self.load(dtype).model
         plain.load_state_dict(state)
         return plain
 

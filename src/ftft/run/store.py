@@ -43,16 +43,20 @@ def stage_key(spec: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """A folder of stages. Made when missing; UserError when it cannot be, or was written by a newer ftft."""
+    """A folder of stages. Made when missing (unless not to ``make`` it, for reading alone); UserError when it cannot be, or
+    was written by a newer ftft."""
 
-    def __init__(self, root: Path | str, warn: Callable[[str], None] = warn_user) -> None:
+    def __init__(self, root: Path | str, warn: Callable[[str], None] = warn_user, *, make: bool = True) -> None:
         self.root = Path(root)
         self._warn = warn
         version_file = self.root / _STORE
         if version_file.exists():
             read_json(version_file, kind="store", version=STORE_VERSION)
-        else:
-            write_json(version_file, {}, kind="store", version=STORE_VERSION)
+        if make:
+            with FolderLock(self.root, wait=lambda sentence: None):  # only whoever holds it writes files here
+                remove_killed_writes(self.root)
+                if not version_file.exists():
+                    write_json(version_file, {}, kind="store", version=STORE_VERSION)
 
     def remembered(self, name: str, condition: str, decide: Callable[[], str]) -> str:
         """What was decided here before under this condition (this machine), else ``decide()``, kept for the next time.
@@ -144,7 +148,7 @@ class StageFolder:
         remove_killed_writes(self.folder)
         # New results of the same sizes beside an old record would look finished before they are.
         finished = self.folder / _FINISHED
-        if finished.exists() and not self.verify(full=False):
+        if finished.exists() and not self.verify():
             try:
                 finished.unlink()
                 flush_folder(self.folder)

@@ -3,6 +3,7 @@ quantities to average; they are those of the first model."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -47,6 +48,16 @@ def interpolate(base: State, tuned: State, alpha: float) -> dict[str, torch.Tens
         return {name: value.clone() for name, value in base.items()}
     mixed = weighted_mean([tuned, base], [alpha, 1.0 - alpha])
     return mixed
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """The SHA-256 of the names and bits of all parameters of ``model`` that are trainable now, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def require_alike(one: State, other: State) -> None:

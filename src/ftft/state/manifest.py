@@ -60,7 +60,23 @@ def write_manifest(path: Path, payload: Mapping[str, Any], *, kind: str, version
 def read_manifest(path: Path, *, kind: str, version: int = 1) -> dict[str, Any]:
     """Read what :func:`write_manifest` wrote; UserError when missing, damaged, of another kind, or from a newer ftft."""
     document = read_json(path, kind=kind, version=version)
-    payload = {key: value for key, value in document.items() if key not in ("format", "format_version", _DIGEST)}
+    payload = _payload(document)
     if fingerprint(payload) != document.get(_DIGEST):
-        raise UserError(f"{path} is damaged: its content does not fit its own SHA-256")
+        raise _unfit(path)
     return payload
+
+
+def read_guarded(path: Path, *, kind: str, version: int = 1) -> dict[str, Any]:
+    """As :func:`read_manifest`, but the whole document, and also one without a SHA-256, which earlier releases wrote."""
+    document = read_json(path, kind=kind, version=version)
+    if _DIGEST in document and fingerprint(_payload(document)) != document.pop(_DIGEST):
+        raise _unfit(path)
+    return document
+
+
+def _payload(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in ("format", "format_version", _DIGEST)}
+
+
+def _unfit(path: Path) -> UserError:
+    return UserError(f"{path} is damaged: its content does not fit its own SHA-256")
