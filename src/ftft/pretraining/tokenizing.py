@@ -34,8 +34,8 @@ def train_tokenizer(
 
     special = DECODER if objective == "causal" else ENCODER
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=list(special.values()),
@@ -48,7 +48,7 @@ def train_tokenizer(
         names |= {"bos_token": special["eos_token"], "model_input_names": ["input_ids", "attention_mask"]}
     else:
         ends = [(special[name], backend.token_to_id(special[name])) for name in ("cls_token", "sep_token")]
-        backend.post_processor = TemplateProcessing(  # type: ignore[assignment]
+        backend.post_processor = TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
         )
         names |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
