@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from ftft.errors import Interrupted, UserError
 from ftft.files import read_json
+from ftft.pretraining import loop
 from ftft.pretraining.kinds import KINDS, Kind
+from ftft.pretraining.objectives import Causal
 from ftft.pretraining.running import Settings, pretrain
 
 ENCODERS = ("tiny-mlm", "tiny-electra")
@@ -97,7 +101,6 @@ def test_a_decoder_loads_in_transformers_and_goes_on_with_a_text(text_file: Path
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_an_encoder_loads_in_transformers_and_for_fine_tuning(kind: str, text_file: Path, kinds: dict[str, Kind]) -> None:
-    import torch
     from transformers import AutoModel, AutoTokenizer
 
     from ftft.models.loading import load_classifier
@@ -179,6 +182,35 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(
     monkeypatch.setitem(KINDS, "tiny-decoder", replace(kinds["tiny-decoder"], learning_rate=1e30))
     with pytest.raises(UserError, match=r"infinite or NaN at step \d of 8"):
         pretrain(settings_of(text_file, "tiny-decoder"))
+
+
+def test_every_step_has_masks_and_a_learning_rate_of_its_own(
+    text_file: Path, kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masks never come back; the rate rises over one step of 20 and falls as a cosine; vectors are not decayed."""
+    seen: list[tuple[int, float]] = []
+    made: list[Any] = []
+    loss, new = Causal.loss, loop.optimizer_of
+
+    def noted_loss(self: Causal, blocks: Any, generator: Any) -> Any:
+        if torch.is_grad_enabled():
+            seen.append((generator.initial_seed(), made[0].param_groups[0]["lr"]))
+        return loss(self, blocks, generator)
+
+    def noted_optimizer(run: loop.Run) -> Any:
+        made.append(new(run))
+        return made[0]
+
+    monkeypatch.setattr(Causal, "loss", noted_loss)
+    monkeypatch.setattr(loop, "optimizer_of", noted_optimizer)
+    pretrain(settings_of(text_file, "tiny-decoder", steps=20))
+    assert len({seed for seed, _ in seen}) == len(seen) == 20
+    peak = kinds["tiny-decoder"].learning_rate
+    expected = [0.0, *(peak * 0.5 * (1 + math.cos(math.pi * step / 19)) for step in range(19))]
+    assert [rate for _, rate in seen] == pytest.approx(expected, rel=1e-9)
+    decayed, others = made[0].param_groups
+    assert decayed["weight_decay"] == 0.01 and all(one.ndim >= 2 for one in decayed["params"])
+    assert others["weight_decay"] == 0.0 and others["params"] and all(one.ndim < 2 for one in others["params"])
 
 
 def test_minutes_are_a_plan_and_no_clock() -> None:

@@ -71,3 +71,14 @@ def test_blocks_are_the_documents_in_order(objective: str, tokenizers_of_text: C
     assert whole.startswith(tokenizer.decode(taken.ravel())) and taken.size > facts["tokens"] - inner
     backwards = blocks.only(np.array([2, 0]))
     assert np.array_equal(backwards.take(np.array([1, 0])).numpy(), blocks.take(np.array([0, 2])).numpy())
+
+
+@pytest.mark.parametrize(("objective", "word"), [("causal", "<|endoftext|>"), ("masked", "[MASK]")])
+def test_what_looks_like_a_special_token_in_the_text_is_text(
+    objective: str, word: str, tokenizers_of_text: Callable[[str], Any], tmp_path: Path
+) -> None:
+    tokenizer = tokenizers_of_text(objective)
+    write_tokens(tmp_path / "tokens.bin", [Piece(f"the {word} dog", last=True)], tokenizer)
+    stored = np.fromfile(tmp_path / "tokens.bin", dtype="<u2")
+    assert not set(stored[:-1].tolist()) & set(tokenizer.all_special_ids)
+    assert tokenizer.decode(stored[:-1].tolist()) == f"the {word} dog"

@@ -40,15 +40,16 @@ class Kind:
         return max(1, round(self.steps * minutes / MINUTES))
 
 
+# Batches are small, since so few tokens are seen: with larger ones there would be a few hundred steps only.
 KINDS: dict[str, Kind] = {
-    "decoder-1m": Kind("causal", 128, 3, 4, 288, 256, 16, 2e-3, 2500, weight_decay=0.1, key_value_heads=2),
-    "decoder-5m": Kind("causal", 256, 6, 8, 608, 256, 16, 1e-3, 700, weight_decay=0.1, key_value_heads=4),
-    "mlm-small": Kind("masked", 128, 3, 4, 512, 128, 32, 2e-3, 4000),
-    "mlm-medium": Kind("masked", 256, 4, 8, 1024, 128, 32, 1e-3, 1400),
-    "mlm-large": Kind("masked", 320, 6, 10, 1280, 128, 32, 1e-3, 700),
-    "electra-small": Kind("replaced", 128, 3, 4, 512, 128, 32, 1e-3, 2800, embedding=128, generator_hidden=64),
-    "electra-medium": Kind("replaced", 256, 4, 8, 1024, 128, 32, 7e-4, 1100, embedding=128, generator_hidden=64),
-    "electra-large": Kind("replaced", 320, 6, 10, 1280, 128, 32, 5e-4, 550, embedding=128, generator_hidden=96),
+    "decoder-1m": Kind("causal", 128, 3, 4, 288, 256, 8, 2e-3, 5000, weight_decay=0.1, key_value_heads=2),
+    "decoder-5m": Kind("causal", 256, 6, 8, 608, 256, 4, 1e-3, 2800, weight_decay=0.1, key_value_heads=4),
+    "mlm-small": Kind("masked", 128, 3, 4, 512, 128, 16, 1e-3, 9000),
+    "mlm-medium": Kind("masked", 256, 4, 8, 1024, 128, 8, 7e-4, 5500),
+    "mlm-large": Kind("masked", 320, 6, 10, 1280, 128, 8, 5e-4, 2600),
+    "electra-small": Kind("replaced", 128, 3, 4, 512, 128, 16, 1e-3, 5500, embedding=128, generator_hidden=64),
+    "electra-medium": Kind("replaced", 256, 4, 8, 1024, 128, 8, 7e-4, 4400, embedding=128, generator_hidden=64),
+    "electra-large": Kind("replaced", 320, 6, 10, 1280, 128, 8, 5e-4, 2200, embedding=128, generator_hidden=96),
 }
 
 
