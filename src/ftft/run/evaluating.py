@@ -58,10 +58,10 @@ class Evaluation:
 def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
     """Evaluation set -> stage -> the sentence that says what the stage's model knows of it; only where it does."""
     found: dict[str, dict[str, str]] = {}
-    longest = registry.build_task(recipe.task).longest
+    task = registry.build_task(recipe.task)
     for name, stage in recipe.stages.items():
-        header = inspect(stage.model, f"stages.{name}.model")
-        require_positions(header, longest, f"stages.{name}.model")
+        header = inspect(stage.model, f"stages.{name}.model", kind=task.model)
+        require_positions(header, task.longest, f"stages.{name}.model")
         for set_name, file in recipe.data.evaluation.items():
             for sentence in contamination(header, file, set_name):
                 found.setdefault(set_name, {})[name] = sentence
@@ -236,7 +236,7 @@ def evaluate_saved(
         notify({"event": "warning", "text": sentence})
 
     settings = ModelSettings(path=str(model))
-    header = inspect(settings)
+    header = inspect(settings, kind=task.model)
     known = {name: contamination(header, file, name) for name, file in recipe.data.evaluation.items()}
     for sentence in dict.fromkeys(sentence for found in known.values() for sentence in found):
         notify({"event": "warning", "text": sentence})

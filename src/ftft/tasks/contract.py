@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 
 from ftft.data.inputs import TaskInputs
 
@@ -66,6 +67,19 @@ class Prepared:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+
+def batch_of(examples: Examples, rows: np.ndarray, weights: np.ndarray | None, inputs: dict[str, torch.Tensor]) -> Batch:
+    """The batch of the examples at ``rows`` (int64 [B]) with the model's ``inputs``; weights 1 where none are given."""
+    import torch
+
+    return Batch(
+        ids=examples.ids.take(pa.array(rows)).to_pylist(),
+        rows=torch.from_numpy(rows.copy()),
+        labels=torch.from_numpy(np.asarray(examples.labels[rows], dtype=np.int64)),
+        weights=torch.ones(len(rows)) if weights is None else torch.from_numpy(np.array(weights, dtype=np.float32)),
+        inputs=inputs,
+    )
 
 
 @runtime_checkable
