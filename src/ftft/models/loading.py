@@ -37,7 +37,8 @@ HUGE = 10**9  # above this a tokenizer's model_max_length means "not known"
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with what reads its inputs (``processor``: a tokenizer, an image processor, or both). ``fingerprint``: a SHA-256
-    of all that determines it but the seed. ``description``: JSON-like facts about it (source, architecture, layers, parameters, head, weights' hashes).
+    of all that determines it but the seed. ``description``: JSON-like facts about it (source, architecture, layers,
+    parameters, head, weights' hashes).
     """
 
     model: Any
@@ -103,7 +104,7 @@ def _load(
     dtype: torch.dtype | None,
     require_head: bool,
 ) -> LoadedModel:
-    from ftft.modelmap import blocks_of, keep_first_layers
+    from ftft.modelmap import keep_first_layers, towers_of
 
     folder.tensors()  # says in one sentence that a file is cut short; from_pretrained would say it in ten lines
     hashes = folder.hashes()
@@ -117,7 +118,7 @@ def _load(
         tokenizer = tokenizer_of(processor)
         model, info = _from_pretrained(folder, config, kind, seed, dtype, where)
         head = _head(folder, model, info, own_names, names, seed, where, require_head) if kind.labelled else "kept"
-        layers = len(blocks_of(model)[1]) if settings.keep_layers is not None else getattr(config, "num_hidden_layers", None)
+        layers = len(towers_of(model)[0][1]) if settings.keep_layers is not None else getattr(config, "num_hidden_layers", None)
         if settings.keep_layers is not None:
             keep_first_layers(model, settings.keep_layers)
         if tokenizer is not None:

@@ -29,6 +29,7 @@ from ftft.files import atomic_path, read_json, write_json, write_text
 from ftft.methods import registry
 from ftft.models.folder import MODEL_FILE
 from ftft.models.headers import inspect, require_positions
+from ftft.models.kinds import kind_of
 from ftft.models.known import contamination
 from ftft.models.loading import load_model
 from ftft.models.settings import ModelSettings
@@ -243,7 +244,7 @@ def evaluate_saved(
 
     names = data.train.label_names
     own_names = header.labels or tuple(f"LABEL_{index}" for index in range(len(names)))  # a config leaves out two unnamed ones
-    if all(name.startswith("LABEL_") for name in own_names) and len(own_names) == len(names):
+    if kind_of(task.model).labelled and all(name.startswith("LABEL_") for name in own_names) and len(own_names) == len(names):
         said = ", ".join(f"{own} as {name}" for own, name in zip(own_names, names))
         notify({"event": "warning", "text": f"{model} does not name its classes; they are taken in order: {said}"})
 
