@@ -41,8 +41,8 @@ class ModelMap:
     ``blocks_name`` and ``blocks``: the ModuleList of transformer layers, in order; of a model of two towers the layers of one
     after those of the other, with the first one's name. ``names``: the module names of the blocks. ``attention`` and
     ``mlp``: for each block role -> module name (``query``, ``key``, ``value`` or the fused ``query_key_value``, and
-    ``output``; ``up`` and ``down``, with ``gate`` or the fused ``gate_up`` where the model is gated). ``head``: names of the parameters
-    outside the backbone.
+    ``output``; ``up`` and ``down``, with ``gate`` or the fused ``gate_up`` where the model is gated). ``head``: names of
+    the parameters outside the backbone.
     """
 
     backbone: str
