@@ -55,7 +55,7 @@ def log_softmax(values, axis):
 def similarity(loaded, batch):
     """exp(s) u v^T of the batch by hand, from the model's own embeddings, float64 [B, B]."""
     with torch.no_grad():
-        out = loaded.model(**{name: value.double() if value.is_floating_point() else value for name, value in batch.inputs.items()})
+        out = loaded.model(**{**batch.inputs, "pixel_values": batch.inputs["pixel_values"].double()})
         u, v = out.image_embeds.numpy(), out.text_embeds.numpy()
         return float(loaded.model.logit_scale.exp()) * u @ v.T
 

@@ -10,7 +10,7 @@ import typer
 
 from ftft.errors import UserError, did_you_mean
 
-RECIPES = {"text_classification": "demo.yaml", "image_classification": "demo_images.yaml"}
+RECIPES = {"text_classification": "demo.yaml", "image_classification": "demo_images.yaml", "image_text": "demo_image_text.yaml"}
 
 
 def command(
@@ -42,8 +42,11 @@ def _write(task: str, folder: Path) -> None:
 
         write_demo(folder)
         return
-    from ftft.data.digits import write_digits
-    from ftft.models.small import write_vit
+    from ftft.data.digits import caption, write_digits
+    from ftft.models.small import write_clip, write_vit
 
     write_digits(folder)
-    write_vit(folder / "vit")
+    if task == "image_text":
+        write_clip(folder / "clip", sorted({word for label in range(10) for word in caption(label).split()}))
+    else:
+        write_vit(folder / "vit")
