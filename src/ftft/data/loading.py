@@ -302,10 +302,12 @@ def _overlap_warnings(overlaps: Mapping[str, Overlap], sets: Mapping[str, Evalua
     found = []
     for name, overlap in overlaps.items():
         if overlap.normalised:
+            images = any(pa.types.is_large_binary(column.type) for column in sets[name].examples.inputs.values())
+            others = "in another encoding" if images else "up to case and punctuation"
             what = "were left out of training" if dropped else "are trained on; drop_duplicates_of_evaluation leaves them out"
             found.append(
                 f'{overlap.normalised:,} of the {len(sets[name].examples):,} examples of the evaluation set "{name}" are also '
-                f"in the training set ({overlap.exact:,} exactly, the others up to case and punctuation): "
+                f"in the training set ({overlap.exact:,} exactly, the others {others}): "
                 f"{len(overlap.train_rows):,} training rows {what}"
             )
     return found

@@ -85,7 +85,8 @@ class ImageText(ClassLogits):
         rows = np.asarray(rows, dtype=np.int64)
         storage, lengths = prepared.storage, prepared.lengths[rows]
         ids, mask = _padded(storage["tokens"][rows], lengths, int(lengths.max()), storage["pad_token_id"])
-        inputs = {"pixel_values": pixel_values(storage, rows), "input_ids": ids, "attention_mask": mask}
+        # The ids first: images are all of one size, so that batches of as many tokens cost the same.
+        inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixel_values(storage, rows)}
         batch = batch_of(prepared.examples, rows, weights, inputs)
         width = max(int(lengths.max()), int(storage["caption_lengths"].max()))
         both = [
