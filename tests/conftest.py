@@ -150,6 +150,63 @@ def tiny_bert_folder(tiny_folder: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_vit_folder(labels=2, **config)``: a new folder with a random ViT of 3 layers for 8 x 8 images, its weights and
+    its image processor; skips where Pillow is not installed."""
+
+    def folder(labels: int = 2, **changes: Any) -> Path:
+        pytest.importorskip("PIL")
+        import torch
+        from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        settings = {
+            "hidden_size": SIZE, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 2 * SIZE,
+            "image_size": 8, "patch_size": 4, "initializer_range": 0.2, "num_labels": labels,
+        }  # fmt: skip
+        path = tmp_path_factory.mktemp("vit") / "model"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            ViTForImageClassification(ViTConfig(**{**settings, **changes})).save_pretrained(path)
+        ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_folder(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_clip_folder()``: a new folder with a random CLIP, 3 layers a tower, for 8 x 8 images and texts of up to 32 tokens;
+    skips where Pillow is not installed."""
+
+    def folder() -> Path:
+        pytest.importorskip("PIL")
+        import torch
+        from transformers import CLIPConfig, CLIPModel, ViTImageProcessorPil
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        usual = {
+            "hidden_size": SIZE, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 2 * SIZE,
+            "projection_dim": 8,
+        }  # fmt: skip
+        special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+        texts = {**usual, **special, "vocab_size": len(tiny_tokenizer), "max_position_embeddings": 32}
+        images = {**usual, "image_size": 8, "patch_size": 4}
+        path = tmp_path_factory.mktemp("clip") / "model"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            config = CLIPConfig(text_config=texts, vision_config=images, projection_dim=8, initializer_factor=3.0)
+            CLIPModel(config).save_pretrained(path)
+        tiny_tokenizer.save_pretrained(path)
+        ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
 def launch_processes() -> Callable[..., Any]:
     """``launch_processes("script.py", "argument", count=2)``: torchrun of that many CPU processes on this machine, started;
     gives the ``subprocess.Popen``, whose output is one text."""

@@ -29,6 +29,7 @@ MLP_ROLES: Mapping[str, tuple[str, ...]] = {
     "gate_up": ("Wi", "gate_up_proj"),
     "down": ("output.dense", "lin2", "down_proj", "c_proj", "fc2", "dense_4h_to_h", "fc_out", "Wo"),
 }
+TOWERS = ("text_model", "vision_model")  # as CLIP and its relatives spell them
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -37,10 +38,11 @@ class ModelMap:
     """Where the parts of a model are; all names are those of ``named_modules`` and ``named_parameters``.
 
     ``backbone``: the backbone's module name. ``embeddings``: module names of the embedding tables outside the blocks.
-    ``blocks_name`` and ``blocks``: the ModuleList of transformer layers, in order. ``attention`` and ``mlp``: for each
-    block role -> module name (``query``, ``key``, ``value`` or the fused ``query_key_value``, and ``output``; ``up``
-    and ``down``, with ``gate`` or the fused ``gate_up`` where the model is gated). ``head``: names of the parameters
-    outside the backbone.
+    ``blocks_name`` and ``blocks``: the ModuleList of transformer layers, in order; of a model of two towers the layers of one
+    after those of the other, with the first one's name. ``names``: the module names of the blocks. ``attention`` and
+    ``mlp``: for each block role -> module name (``query``, ``key``, ``value`` or the fused ``query_key_value``, and
+    ``output``; ``up`` and ``down``, with ``gate`` or the fused ``gate_up`` where the model is gated). ``head``: names of
+    the parameters outside the backbone.
     """
 
     backbone: str
@@ -50,36 +52,38 @@ class ModelMap:
     attention: tuple[Mapping[str, str], ...]
     mlp: tuple[Mapping[str, str], ...]
     head: tuple[str, ...]
+    names: tuple[str, ...]
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelMap:
         """The map of ``model``; UserError where its structure is not one we know."""
         prefix, backbone = backbone_of(model)
-        blocks_name, blocks = blocks_of(model)
+        towers = towers_of(model)
+        named = {f"{name}.{index}": block for name, blocks in towers for index, block in enumerate(blocks)}
         attention, mlp = [], []
-        for index, block in enumerate(blocks):
-            projections = _projections(block, f"{blocks_name}.{index}")
+        for name, block in named.items():
+            projections = _projections(block, name)
             attention.append(projections[0])
             mlp.append(projections[1])
         embeddings = tuple(
             _join(prefix, name)
             for name, module in backbone.named_modules()
-            if isinstance(module, nn.Embedding) and not _join(prefix, name).startswith(blocks_name + ".")
+            if isinstance(module, nn.Embedding) and not _join(prefix, name).startswith(tuple(f"{one}." for one, _ in towers))
         )
         return cls(
             backbone=prefix,
             embeddings=embeddings,
-            blocks_name=blocks_name,
-            blocks=blocks,
+            blocks_name=towers[0][0],
+            blocks=towers[0][1] if len(towers) == 1 else nn.ModuleList(named.values()),
             attention=tuple(attention),
             mlp=tuple(mlp),
             head=tuple(name for name, _ in head_parameters(model)),
+            names=tuple(named),
         )
 
     def block_of(self, parameter: str) -> int | None:
         """The index of the block that holds the parameter of this name, or None outside the blocks."""
-        start = self.blocks_name + "."
-        return int(parameter[len(start) :].split(".", 1)[0]) if parameter.startswith(start) else None
+        return next((index for index, name in enumerate(self.names) if parameter.startswith(f"{name}.")), None)
 
 
 def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
@@ -115,7 +119,25 @@ def label_layer(model: nn.Module, labels: int) -> tuple[str, nn.Linear]:
 
 
 def blocks_of(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The longest outermost ModuleList of modules of one class under the backbone, with its name; UserError if none."""
+    """The longest outermost ModuleList of modules of one class under the backbone, with its name; UserError if none, and for a
+    model of two towers, which has two."""
+    towers = towers_of(model)
+    if len(towers) > 1:
+        raise UserError(
+            f"{type(model).__name__} has two towers ({' and '.join(name for name, _ in towers)}), not one list of layers"
+        )
+    return towers[0]
+
+
+def towers_of(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """The lists of transformer layers with their names: one, or of a model of texts and images the texts' and the images'."""
+    towers = [getattr(model, name, None) for name in TOWERS]
+    if all(isinstance(tower, nn.Module) for tower in towers):
+        return [(f"{name}.{inner}", blocks) for name in TOWERS for inner, blocks in [_only_blocks(getattr(model, name))]]
+    return [_only_blocks(model)]
+
+
+def _only_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     prefix, backbone = backbone_of(model)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise UserError(
@@ -135,24 +157,27 @@ def blocks_of(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def keep_first_layers(model: nn.Module, k: int) -> None:
-    """Cut the model in place to its first ``k`` transformer layers and make its config say so.
+    """Cut the model (both towers where it has two) in place to its first ``k`` transformer layers and make its config say so.
 
     Everything outside the layers stays (DeBERTa's relative position embeddings and convolution, final norms, poolers,
     heads). Raises UserError when the model has fewer layers, or when its config does not count its layers, so that
     the cut model could not be loaded again.
     """
-    name, blocks = blocks_of(model)
-    count = len(blocks)
+    towers = [blocks for _, blocks in towers_of(model)]
+    count = min(map(len, towers))
     if not 1 <= k <= count:
         raise UserError(f"keep_layers is {k}, but {type(model).__name__} has {count} layers; give a number from 1 to {count}")
     configs = list({id(config): config for module in model.modules() if (config := getattr(module, "config", None))}.values())
-    if not any(getattr(config, key, None) == count for config in configs for key in LAYER_COUNTS):
-        raise UserError(
-            f"keep_layers does not know how to cut {type(model).__name__}: its config does not say that it has {count} layers"
-        )
+    for count in sorted({len(blocks) for blocks in towers}):
+        if not any(getattr(config, key, None) == count for config in configs for key in LAYER_COUNTS):
+            raise UserError(
+                f"keep_layers does not know how to cut {type(model).__name__}: its config does not say it has {count} layers"
+            )
     for config in configs:
-        _cut_config(config, count, k)
-    del blocks[k:]
+        for count in sorted({len(blocks) for blocks in towers}):
+            _cut_config(config, count, k)
+    for blocks in towers:
+        del blocks[k:]
 
 
 def _cut_config(config: Any, count: int, k: int) -> None:

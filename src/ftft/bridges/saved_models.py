@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from ftft.errors import UserError
 from ftft.models.folder import folder_at, read_config, read_safetensors_header
-from ftft.models.loading import load_classifier, load_tokenizer
+from ftft.models.loading import load_classifier
+from ftft.models.processors import load_tokenizer
 from ftft.models.quiet import quiet_transformers
 from ftft.models.settings import ModelSettings
 

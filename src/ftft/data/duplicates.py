@@ -1,7 +1,8 @@
 """Rows of the training set that an evaluation set holds too, exactly or after normalisation.
 
 Normalised: Unicode compatibility composition (NFKC) and case folding, then letters, marks and digits only, of each input
-column, joined with a separator. A row with nothing left (":-)") is compared as it stands.
+column, joined with a separator. A row with nothing left (":-)") is compared as it stands. Of an image the pixels count, not
+how they were encoded.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ftft.data.hashing import framed_rows, short_hashes, utf8_values
+from ftft.data.images import shown
 
 _SEPARATOR = b"\x1f"
 _ASCII_DROPPED = bytes(code for code in range(128) if not chr(code).isalnum())
@@ -59,10 +61,11 @@ def normalised_keys(inputs: Mapping[str, pa.Array]) -> np.ndarray:
 
 
 def _normalised_rows(inputs: Mapping[str, pa.Array]) -> Iterator[bytes]:
-    normalise = Normaliser()
-    columns = [utf8_values(inputs[name]) for name in sorted(inputs)]
-    for values in zip(*columns):
-        parts = [normalise(value) for value in values]
+    texts = Normaliser()
+    columns = [inputs[name] for name in sorted(inputs)]
+    normalise = [shown if pa.types.is_large_binary(column.type) else texts for column in columns]
+    for values in zip(*map(utf8_values, columns)):
+        parts = [one(value) for one, value in zip(normalise, values)]
         yield _SEPARATOR.join(parts if any(parts) else values)
 
 

@@ -16,12 +16,14 @@ _HEX = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
 
 
 def utf8_values(array: pa.Array) -> Iterator[bytes]:
-    """The UTF-8 bytes of each string of an array without nulls, straight from its buffers (no Python strings are made)."""
-    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        raise TypeError(f"an array of strings is needed, not of {array.type}")
+    """The bytes of each string (as UTF-8) or binary value of an array without nulls, straight from its buffers (no Python
+    strings are made)."""
+    narrow = pa.types.is_string(array.type) or pa.types.is_binary(array.type)
+    if not (narrow or pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)):
+        raise TypeError(f"an array of strings or of binary values is needed, not of {array.type}")
     if len(array) == 0:
         return
-    width = np.int32 if pa.types.is_string(array.type) else np.int64
+    width = np.int32 if narrow else np.int64
     _, offsets_buffer, data_buffer = array.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=width)[array.offset : array.offset + len(array) + 1]
     data = memoryview(data_buffer) if data_buffer is not None else memoryview(b"")

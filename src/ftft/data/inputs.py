@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ftft.data.ids import Where, joined
+from ftft.data.images import read_images
 from ftft.data.settings import Columns
 from ftft.errors import UserError, did_you_mean
 
-Kind = Literal["text"]
+Kind = Literal["text", "image"]
 Layout = Mapping[str, Kind]  # the task's name of an input column -> its kind
 Read = Callable[[pa.ChunkedArray, str, str, Where], pa.Array]
 
@@ -44,6 +45,11 @@ class TaskInputs:
     def kind(self, name: str) -> Kind:
         """The kind of an input column by the task's name of it."""
         return next(layout[name] for layout in self.layouts if name in layout)
+
+    @property
+    def images(self) -> bool:
+        """Whether a row may hold an image, so that a folder of them is data."""
+        return any("image" in layout.values() for layout in self.layouts)
 
     def _named(self, given: Mapping[str, str], where: str) -> dict[str, str]:
         known = list(dict.fromkeys(name for layout in self.layouts for name in layout))
@@ -94,7 +100,7 @@ def refuse_absurd_lengths(values: pa.Array, name: str, ids: pa.Array | None, whe
         raise UserError(f"{which}: {what}; at most {MAX_CHARACTERS:,} are taken, so cut it or leave the row out")
 
 
-READERS: dict[Kind, Read] = {"text": _texts}
+READERS: dict[Kind, Read] = {"text": _texts, "image": read_images}
 
 
 def inputs_named(columns: Columns, inputs: TaskInputs, where: str) -> Sequence[str]:

@@ -18,6 +18,7 @@ from ftft.data.duplicates import Overlap, find_overlaps
 from ftft.data.examples import EvaluationSet, Examples, LoadedData
 from ftft.data.hashing import content_hashes, fingerprint_examples, hash_below, hex_strings, lowest_hashes
 from ftft.data.ids import Where, column_ids, content_ids, joined, require_unique
+from ftft.data.image_folders import FILE_NAME
 from ftft.data.inputs import TEXTS, TaskInputs, inputs_named, read_input, refuse_absurd_lengths
 from ftft.data.labels import FileLabels, merge_map, model_labels, no_labels, read_labels, to_codes
 from ftft.data.reading import LINE, describe, format_of, read_table, same_value
@@ -152,11 +153,16 @@ def _exclusive(one: DataFile, other: DataFile) -> bool:
 def _read_part(file: DataFile, settings: DataSettings, task: TaskInputs, say: Callable[[str], None]) -> _Part:
     columns = file.columns or settings.columns
     source = describe(file)
+    if task.images and file.path is not None and expand(file.path, "path").is_dir():
+        file = dataclasses.replace(file, format="images")
+        columns = columns if columns.id is not None else dataclasses.replace(columns, id=FILE_NAME)
     named = task.columns_of(columns, source)
     say(f"reading {source}")
-    table = read_table(file, inputs_named(columns, task, source))
-    lines = table.column(LINE)
-    unit = table.schema.metadata[b"ftft.unit"].decode()
+    pictures = file.format == "images"
+    table = read_table(file, [*inputs_named(columns, task, source), *([FILE_NAME] if pictures else [])])
+    place = FILE_NAME if pictures else LINE
+    lines = table.column(place)
+    unit = "picture" if pictures else table.schema.metadata[b"ftft.unit"].decode()
 
     def where(row: int) -> str:
         return f"{source}, {unit} {lines[row].as_py()}"
@@ -164,13 +170,14 @@ def _read_part(file: DataFile, settings: DataSettings, task: TaskInputs, say: Ca
     inputs = {name: read_input(task.kind(name), table.column(column), column, source, where) for name, column in named.items()}
     ids = None if columns.id is None else column_ids(table.column(columns.id), columns.id, where)
     for name, column in named.items():
-        refuse_absurd_lengths(inputs[name], column, ids, where)
+        if task.kind(name) == "text":
+            refuse_absurd_lengths(inputs[name], column, ids, where)
     if file.sample is not None and file.sample < len(lines):
         keys = hex_strings(content_hashes(list(inputs.values()))) if ids is None else ids
         rows = pa.array(lowest_hashes(keys, file.sample))
         table, ids = table.take(rows), None if ids is None else ids.take(rows)
-        inputs = {name: texts.take(rows) for name, texts in inputs.items()}
-        lines = table.column(LINE)
+        inputs = {name: values.take(rows) for name, values in inputs.items()}
+        lines = table.column(place)
     return _Part(
         inputs=inputs,
         labels=_labels(table, file, columns, settings, source, where)
@@ -195,7 +202,8 @@ def _quote_warnings(file: DataFile, inputs: Mapping[str, pa.Array], source: str)
     """A sentence where a TSV file, read without quoting, has texts that only a quoting writer would have written."""
     if file.path is None or file.quotes is not None or format_of(expand(file.path, "path"), file.format) != "tsv":
         return ()
-    count = sum(pc.sum(pc.match_substring_regex(texts, r'^".*"".*"$')).as_py() or 0 for texts in inputs.values())
+    texts = [values for values in inputs.values() if pa.types.is_large_string(values.type)]
+    count = sum(pc.sum(pc.match_substring_regex(one, r'^".*"".*"$')).as_py() or 0 for one in texts)
     which = "one text looks" if count == 1 else f"{count:,} texts look"
     what = f"{source}: {which} as if written with quoting, which TSV files are read without"
     return (f"{what}; set `quotes: true` (or false, to be asked no more)",) if count else ()
@@ -313,10 +321,12 @@ def _overlap_warnings(overlaps: Mapping[str, Overlap], sets: Mapping[str, Evalua
     found = []
     for name, overlap in overlaps.items():
         if overlap.normalised:
+            images = any(pa.types.is_large_binary(column.type) for column in sets[name].examples.inputs.values())
+            others = "in another encoding" if images else "up to case and punctuation"
             what = "were left out of training" if dropped else "are trained on; drop_duplicates_of_evaluation leaves them out"
             found.append(
                 f'{overlap.normalised:,} of the {len(sets[name].examples):,} examples of the evaluation set "{name}" are also '
-                f"in the training set ({overlap.exact:,} exactly, the others up to case and punctuation): "
+                f"in the training set ({overlap.exact:,} exactly, the others {others}): "
                 f"{len(overlap.train_rows):,} training rows {what}"
             )
     return found
@@ -350,6 +360,8 @@ def _counts(examples: Examples) -> dict[str, Any]:
     rows = np.bincount(examples.labels, minlength=len(examples.label_names))
     empty = np.zeros(len(examples), dtype=bool)
     for texts in examples.inputs.values():
+        if pa.types.is_large_binary(texts.type):  # an image is never empty
+            continue
         empty |= pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0).to_numpy(zero_copy_only=False)
     return {
         "n": len(examples),

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ftft.data.image_folders import folder_records
 from ftft.data.records import Record, delimited_records, json_records
 from ftft.data.settings import DataFile
 from ftft.data.streams import FORMATS, open_bytes, require_file, require_no_folder
@@ -37,8 +38,8 @@ def describe(file: DataFile) -> str:
 
 
 def format_of(path: Path, given: str | None = None) -> str:
-    """``jsonl``, ``csv``, ``tsv`` or ``parquet``: the ``given`` one, else by the file's name; UserError for any other,
-    pickles by name."""
+    """``jsonl``, ``csv``, ``tsv``, ``parquet`` or ``images``: the ``given`` one, else by the file's name; UserError for any
+    other, pickles by name."""
     if given is not None:
         return given
     require_no_folder(path)  # a folder has no ending to complain of
@@ -76,13 +77,21 @@ def read_table(file: DataFile, wanted: Sequence[str]) -> pa.Table:
     else:
         path = expand(file.path, "path")
         kind = format_of(path, file.format)
-        require_file(path)
+        _require(path, kind)
         if file.header is not None and kind not in ("csv", "tsv"):
             raise UserError(f"{path}: `header:` is for CSV and TSV files without a header line, and this is {kind}")
         table = _parquet(path, names, chosen, file) if kind == "parquet" else _from_text(path, names, chosen, file)
     if table.num_rows == 0:
         raise UserError(chosen.nothing_left())
     return table
+
+
+def _require(path: Path, kind: str) -> None:
+    """UserError where ``path`` is not what its format is read from: a folder of images, or a file that is not empty."""
+    if kind != "images" or not path.exists():
+        require_file(path)
+    elif not path.is_dir():
+        raise UserError(f"{path} is a file; `format: images` is for a folder of pictures")
 
 
 def place(table: pa.Table, row: int) -> str:
@@ -96,7 +105,10 @@ def records_of(
 ) -> Generator[Record, None, None]:
     """(line or row number, values by column) of every row of a file of any format (``given``, else by name), lazily."""
     kind = format_of(path, given)
-    require_file(path)
+    _require(path, kind)
+    if kind == "images":
+        yield from folder_records(path)
+        return
     if kind == "parquet":
         start = 1
         for batch in _parquet_batches(_open_parquet(path), path, None):

@@ -24,9 +24,11 @@ class Columns:
 class DataFile:
     """One table of examples: a file, or a dataset on the Hugging Face hub."""
 
-    path: str | None = setting(None, "JSONL, CSV, TSV or Parquet, gzip'd or not; environment variables are expanded")
-    format: Literal["jsonl", "csv", "tsv", "parquet"] | None = setting(
-        None, "the file's format where the ending of its name does not tell it"
+    path: str | None = setting(
+        None, "JSONL, CSV, TSV or Parquet, gzip'd or not, or a folder of images; environment variables are expanded"
+    )
+    format: Literal["jsonl", "csv", "tsv", "parquet", "images"] | None = setting(
+        None, "the file's format where the ending of its name does not tell it; images: a folder of pictures"
     )
     hub: str | None = setting(None, "a dataset name on the hub, instead of a path (downloads it)")
     hub_config: str | None = setting(None, "the hub dataset's configuration")

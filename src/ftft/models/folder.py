@@ -34,6 +34,7 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 SENTENCEPIECE_NEEDS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # package -> module
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format itself
 NEEDED = ["*.json", "*.txt", "*.model", "*.md", "*.jinja"]
@@ -65,12 +66,14 @@ class ModelFolder:
         return tuple(dict.fromkeys(str(name) for name in names if name))
 
     def fingerprint(self, hashes: Mapping[str, str], settings: ModelSettings, label_names: tuple[str, ...]) -> str:
-        """A SHA-256 of all that determines the loaded model but the seed: weights, config, tokenizer, labels, settings."""
+        """A SHA-256 of all that determines the loaded model but the seed: weights, config, tokenizer and
+        image processor, labels, settings."""
         tokenizer = {
             path.name: sha256_file(path)
             for path in sorted(self.path.iterdir())
             if path.name in TOKENIZER_FILES or path.name in ("tokenizer_config.json", "special_tokens_map.json", "merges.txt")
         }
+        images = {name: sha256_file(self.path / name) for name in IMAGE_PROCESSOR_FILES if (self.path / name).is_file()}
         return fingerprint(
             {
                 "weights": dict(hashes),
@@ -79,6 +82,7 @@ class ModelFolder:
                 "labels": list(label_names),
                 "keep_layers": settings.keep_layers,
                 "dropout": settings.dropout,
+                **({"image_processor": images} if images else {}),
             }
         )
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from ftft.errors import UserError
 from ftft.files import sha256_file
-from ftft.models.folder import ModelFolder, has_tokenizer, open_folder, require_tokenizer
+from ftft.models.folder import ModelFolder, has_tokenizer, open_folder
+from ftft.models.kinds import kind_of
+from ftft.models.processors import require_processors
 from ftft.models.settings import ModelSettings
 
 LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h|blocks?)\.(\d+)\.")
@@ -45,24 +47,25 @@ class ModelHeader:
     sha256: str | None
 
 
-def inspect(settings: ModelSettings, where: str = "model") -> ModelHeader:
+def inspect(settings: ModelSettings, where: str = "model", *, kind: str = "sequence_classification") -> ModelHeader:
     """Read config, safetensors header, card and file names of a model; of a hub model only these are downloaded.
 
     Raises UserError for everything that loading would refuse and these files show: a missing folder, weights that are
-    not safetensors or cut short, another SHA-256, a missing tokenizer, code of its own, more ``keep_layers`` than layers.
+    not safetensors or cut short, another SHA-256, a missing tokenizer or image processor (what the ``kind`` reads with), code
+    of its own, more ``keep_layers`` than layers.
     """
     folder = open_folder(settings, where, weights=False)
-    config = folder.config
+    config = {**(folder.config.get("text_config") or {}), **folder.config}  # of two towers the texts' says how long they are
     layers = _first(config, LAYER_KEYS)
     if settings.keep_layers is not None and not (isinstance(layers, int) and 1 <= settings.keep_layers <= layers):
         raise UserError(
             f"{where}.keep_layers is {settings.keep_layers}, but the model has {layers or 'an unknown number of'} layers"
             + (f"; give a number from 1 to {layers}" if layers else "")
         )
-    require_tokenizer(folder, where)
+    require_processors(folder, kind_of(kind), where)
     sizes = _sizes(folder, settings)
     card = _card(folder.path)
-    named = config.get("id2label") or {}
+    named = folder.config.get("id2label") or {}
     return ModelHeader(
         source=folder.source,
         architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],

@@ -11,16 +11,20 @@ from ftft.errors import UserError, did_you_mean
 class ModelKind:
     """``loader``: the class of transformers whose ``from_pretrained`` loads it. ``said``: what messages call it.
     ``labelled``: its last layer gives a logit for each class and may be drawn anew; otherwise the checkpoint must have every
-    weight. ``reads``: what comes with the model to make inputs of rows."""
+    weight. ``reads``: what comes with the model to make inputs of rows (:data:`ftft.models.processors.READS`)."""
 
     loader: str
     said: str
     labelled: bool
-    reads: str = "tokenizer"
+    reads: tuple[str, ...] = ("tokenizer",)
 
 
 KINDS: dict[str, ModelKind] = {
     "sequence_classification": ModelKind("AutoModelForSequenceClassification", "a classifier", labelled=True),
+    "image_classification": ModelKind(
+        "AutoModelForImageClassification", "an image classifier", labelled=True, reads=("image_processor",)
+    ),
+    "two_tower": ModelKind("AutoModel", "a model of images and texts", labelled=False, reads=("image_processor", "tokenizer")),
     "causal_language_model": ModelKind("AutoModelForCausalLM", "a causal language model", labelled=False),
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftft.errors import UserError
-from ftft.models.folder import ModelFolder, folder_at, open_folder, require_tokenizer
+from ftft.models.folder import ModelFolder, folder_at, open_folder
 from ftft.models.folder import resolve as resolve
 from ftft.models.heads import (
     has_head,
@@ -24,6 +24,7 @@ from ftft.models.heads import (
     settle_head,
 )
 from ftft.models.kinds import ModelKind, kind_of
+from ftft.models.processors import first_line, load_processors, tokenizer_of
 from ftft.models.quiet import quiet_transformers
 from ftft.models.settings import ModelSettings
 
@@ -35,8 +36,9 @@ HUGE = 10**9  # above this a tokenizer's model_max_length means "not known"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what reads its inputs (``processor``, a tokenizer). ``fingerprint``: a SHA-256 of all that determines it
-    but the seed. ``description``: JSON-like facts about it (source, architecture, layers, parameters, head, weights' hashes).
+    """A model with what reads its inputs (``processor``: a tokenizer, an image processor, or both). ``fingerprint``: a SHA-256
+    of all that determines it but the seed. ``description``: JSON-like facts about it (source, architecture, layers,
+    parameters, head, weights' hashes).
     """
 
     model: Any
@@ -65,8 +67,8 @@ def load_model(
     ``require_head``: for evaluating a finished model: refuse instead of making a new head. Labels without names
     (LABEL_0, ...) then count as ours, in order.
 
-    Raises UserError for a folder that cannot be used, weights that do not fit the config, a missing tokenizer, more
-    ``keep_layers`` than there are layers.
+    Raises UserError for a folder that cannot be used, weights that do not fit the config, a missing tokenizer or image
+    processor, more ``keep_layers`` than there are layers.
     """
     folder = open_folder(settings, where)
     names = tuple(str(name) for name in label_names)
@@ -102,7 +104,7 @@ def _load(
     dtype: torch.dtype | None,
     require_head: bool,
 ) -> LoadedModel:
-    from ftft.modelmap import blocks_of, keep_first_layers
+    from ftft.modelmap import keep_first_layers, towers_of
 
     folder.tensors()  # says in one sentence that a file is cut short; from_pretrained would say it in ten lines
     hashes = folder.hashes()
@@ -112,13 +114,15 @@ def _load(
         if kind.labelled:
             set_labels(config, names)
         changed = _set_dropout(config, settings.dropout, where)
-        tokenizer = load_tokenizer(folder, where)
+        processor = load_processors(folder, kind, where)
+        tokenizer = tokenizer_of(processor)
         model, info = _from_pretrained(folder, config, kind, seed, dtype, where)
         head = _head(folder, model, info, own_names, names, seed, where, require_head) if kind.labelled else "kept"
-        layers = len(blocks_of(model)[1]) if settings.keep_layers is not None else getattr(config, "num_hidden_layers", None)
+        layers = len(towers_of(model)[0][1]) if settings.keep_layers is not None else getattr(config, "num_hidden_layers", None)
         if settings.keep_layers is not None:
             keep_first_layers(model, settings.keep_layers)
-        _fit_together(model, tokenizer, where)
+        if tokenizer is not None:
+            _fit_together(model, tokenizer, where)
     description = {
         "source": folder.source,
         "lineage": list(folder.lineage()),
@@ -133,10 +137,10 @@ def _load(
         "new_parameters": sorted(new_parameters(info)),
         "unused_parameters": len(info["unexpected_keys"]),
         "dropout_set": sorted(changed),
-        "max_length": tokenizer.model_max_length if tokenizer.model_max_length < HUGE else None,
+        "max_length": tokenizer.model_max_length if tokenizer is not None and tokenizer.model_max_length < HUGE else None,
         "weights_sha256": hashes,
     }
-    return LoadedModel(model.eval(), tokenizer, folder.fingerprint(hashes, settings, names), description)
+    return LoadedModel(model.eval(), processor, folder.fingerprint(hashes, settings, names), description)
 
 
 def _head(
@@ -160,26 +164,13 @@ def _head(
     return head
 
 
-def load_tokenizer(folder: ModelFolder, where: str) -> Any:
-    """The tokenizer of a model folder, padding on the right; UserError when there is none or it cannot be read."""
-    from transformers import AutoTokenizer
-
-    require_tokenizer(folder, where)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=folder.code)
-    except Exception as error:  # tokenizers, sentencepiece and converters each raise what they like
-        raise UserError(f"{where}: the tokenizer in {folder.path} cannot be loaded: {_first_line(error)}") from None
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
-    return tokenizer
-
-
 def _config(folder: ModelFolder, settings: ModelSettings, where: str) -> Any:
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=settings.trust_remote_code)
     except Exception as error:  # unknown model types, wrong values: each config class checks itself in its own way
-        raise UserError(f"{where}: config.json in {folder.path} cannot be used: {_first_line(error)}") from None
+        raise UserError(f"{where}: config.json in {folder.path} cannot be used: {first_line(error)}") from None
 
 
 def _set_dropout(config: Any, dropout: float | None, where: str) -> list[str]:
@@ -218,7 +209,7 @@ def _from_pretrained(
                 output_loading_info=True,
             )
     except Exception as error:  # architectures without a classifier, weights of another kind, missing packages
-        raise UserError(f"{where}: the model in {folder.path} cannot be loaded as {kind.said}: {_first_line(error)}") from None
+        raise UserError(f"{where}: the model in {folder.path} cannot be loaded as {kind.said}: {first_line(error)}") from None
     _require_backbone(model, info, kind, folder, where)
     return model, info
 
@@ -241,7 +232,8 @@ def _fit_together(model: Any, tokenizer: Any, where: str) -> None:
     """Let tokenizer and model agree: the padding token, the inputs the model takes, the length it has positions for."""
     import inspect
 
-    config = model.config
+    config = getattr(model.config, "text_config", model.config)
+    texts = getattr(model, "text_model", model)  # of a model of two towers the one that reads them
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise UserError(
@@ -255,10 +247,10 @@ def _fit_together(model: Any, tokenizer: Any, where: str) -> None:
         )
     # Decoders find the last token of a text by the padding token's id.
     config.pad_token_id = tokenizer.pad_token_id
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    if len(tokenizer) > texts.get_input_embeddings().weight.shape[0]:
         raise UserError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens, but the model has embeddings for "
-            f"{model.get_input_embeddings().weight.shape[0]}; they do not belong together"
+            f"{texts.get_input_embeddings().weight.shape[0]}; they do not belong together"
         )
     accepted = inspect.signature(model.forward).parameters
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
@@ -273,8 +265,3 @@ def _first_position(model: Any) -> int:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.padding_idx) + 1
     return 0
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

@@ -31,7 +31,11 @@ from ftft.report.headline import headline, with_interval
 from ftft.report.learning import learned
 from ftft.report.markdown import markdown_table, safe
 
-PIPELINES = {"text_classification": "text-classification", "image_classification": "image-classification"}
+PIPELINES = {
+    "text_classification": "text-classification",
+    "image_classification": "image-classification",
+    "image_text": "zero-shot-image-classification",
+}
 
 
 def model_card(result: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     warnings: list[str] = []
     task = build_task(recipe.task)
     for name, stage in recipe.stages.items():
-        header = inspect(stage.model, f"stages.{name}.model")
+        header = inspect(stage.model, f"stages.{name}.model", kind=task.model)
         require_positions(header, task.longest, f"stages.{name}.model")
         layers = stage.model.keep_layers or header.layers
         size = f"{header.kept_parameters / 1e6:.1f} M parameters"

@@ -29,6 +29,7 @@ from ftft.files import atomic_path, read_json, sha256_file, write_json
 from ftft.methods import registry
 from ftft.models.folder import MODEL_FILE
 from ftft.models.headers import inspect, require_positions
+from ftft.models.kinds import kind_of
 from ftft.models.known import contamination
 from ftft.models.loading import load_model
 from ftft.models.settings import ModelSettings
@@ -60,10 +61,10 @@ class Evaluation:
 def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
     """Evaluation set -> stage -> the sentence that says what the stage's model knows of it; only where it does."""
     found: dict[str, dict[str, str]] = {}
-    longest = registry.build_task(recipe.task).longest
+    task = registry.build_task(recipe.task)
     for name, stage in recipe.stages.items():
-        header = inspect(stage.model, f"stages.{name}.model")
-        require_positions(header, longest, f"stages.{name}.model")
+        header = inspect(stage.model, f"stages.{name}.model", kind=task.model)
+        require_positions(header, task.longest, f"stages.{name}.model")
         for set_name, file in recipe.data.evaluation.items():
             for sentence in contamination(header, file, set_name):
                 found.setdefault(set_name, {})[name] = sentence
@@ -251,14 +252,14 @@ def evaluate_saved(
         notify({"event": "warning", "text": sentence})
 
     settings = ModelSettings(path=str(model))
-    header = inspect(settings)
+    header = inspect(settings, kind=task.model)
     known = {name: contamination(header, file, name) for name, file in recipe.data.evaluation.items()}
     for sentence in dict.fromkeys(sentence for found in known.values() for sentence in found):
         notify({"event": "warning", "text": sentence})
 
     names = data.train.label_names
     own_names = header.labels or tuple(f"LABEL_{index}" for index in range(len(names)))  # a config leaves out two unnamed ones
-    if all(name.startswith("LABEL_") for name in own_names) and len(own_names) == len(names):
+    if kind_of(task.model).labelled and all(name.startswith("LABEL_") for name in own_names) and len(own_names) == len(names):
         said = ", ".join(f"{own} as {name}" for own, name in zip(own_names, names))
         notify({"event": "warning", "text": f"{model} does not name its classes; they are taken in order: {said}"})
 

@@ -17,10 +17,11 @@ def looks_at_models(section: Mapping[str, Any]) -> bool:
 
 
 def with_predictions_measured(stage: Stage, task: Task) -> Section | list[Section]:
-    """The stage's evaluators as written, with the task's own before them where none of them measures predictions."""
+    """The stage's evaluators as written, with the task's own before them where none of them measures predictions; settings
+    without a name are those of the task's own."""
     given = evaluators(stage)
-    if not given:
-        return {"name": task.evaluator}
+    if not isinstance(stage.evaluate, list) and "name" not in stage.evaluate:
+        return {"name": task.evaluator, **stage.evaluate}
     named = [section for section in given if isinstance(section.get("name"), str)]  # what has no name is refused later
     if len(named) == len(given) and all(looks_at_models(section) for section in given):
         return [{"name": task.evaluator}, *given]

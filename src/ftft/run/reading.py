@@ -99,7 +99,9 @@ _Dumper.add_representer(str, _dump_text)
 def check_files(recipe: Recipe, *, stages: bool = True) -> None:
     """Refuse the first data file, model folder or dynamics file that does not exist, with the nearest one that does; without
     ``stages`` data files only."""
+    images = build_task(recipe.task).inputs.images
     for where, path, folder in named_paths(recipe):
+        folders_too = images and where.startswith("data.")  # a folder of images is data
         if where.startswith("stages.") and not stages:
             continue
         found = expand(path, where)
@@ -108,7 +110,7 @@ def check_files(recipe: Recipe, *, stages: bool = True) -> None:
             raise UserError(f"{where}: {found} does not exist{places}{_nearest_path(found)}")
         if folder and not found.is_dir():
             raise UserError(f"{where}: {found} is a file; give the folder that holds config.json and the weights")
-        if not folder and found.is_dir() and not where.endswith("use_dynamics_of"):
+        if not folder and found.is_dir() and not where.endswith("use_dynamics_of") and not folders_too:
             inside = sorted(entry.name for entry in found.iterdir() if entry.is_file())
             hint = f", for instance {found / inside[0]}" if inside else ""
             raise UserError(f"{where}: {found} is a folder; give a file in it{hint}")

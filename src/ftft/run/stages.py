@@ -42,7 +42,7 @@ from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_lat
 from ftft.run.selections import learned_prior, rows_and_weights, select_with, selection_and_sampler
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets, WeightsOnValidation
-from ftft.tasks.contract import Prepared, Task
+from ftft.tasks.contract import Prepared, Task, quantities_of
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
 ENDLESS = 10**9
@@ -159,6 +159,11 @@ class StageRun:
         names = list(self.recipe.stages)
         place = {"number": names.index(self.name) + 1, "of": len(names), "uses": upstream(self.recipe.stages, self.name)}
         self.notify({"event": "stage", "stage": self.name, **place})
+        if self.processes.count > 1 and getattr(self.task, "coupling", "none") == "batch":
+            raise UserError(
+                f"{self.where}: in {self.task.name} the loss of an example depends on its batch, which several processes would "
+                "cut into shares; run it in one process"
+            )
         on_cpu = self.processes.count > 1 and self.processes.device == "cpu"
         accelerator = Accelerator(cpu=on_cpu)
         precision = self._precision(accelerator.device)
@@ -338,12 +343,13 @@ class StageRun:
 
     def _buffer(self, model: LoadedModel) -> DynamicsBuffer:
         assert self.stage.dynamics is not None
-        train = self.data.train
+        train, statistics = self.data.train, quantities_of(self.task).dynamics
         return DynamicsBuffer(
             train.ids,
-            train.labels.astype(np.int32),
-            num_classes=len(train.label_names),
+            None if statistics else train.labels.astype(np.int32),
+            num_classes=None if statistics else len(train.label_names),
             max_classes=self.stage.dynamics.max_classes,
+            statistics=statistics,
             metadata={
                 "source": self.stage.dynamics.mode,
                 "data_fingerprint": train.fingerprint,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 
 from ftft.data.inputs import TaskInputs
 
@@ -53,6 +54,17 @@ class UnitLogits:
 
 
 @dataclass(frozen=True)
+class Quantities:
+    """What a task's numbers are called. ``predictions``: the K columns of ``predictions``; none where they are the
+    probabilities of the classes. ``dynamics``: the per-example statistics of ``record``; none where it gives the logits of the
+    classes. ``compared``: the scores of ``measure`` that models are compared by and reports show, the chief one first."""
+
+    predictions: tuple[str, ...] = ()
+    dynamics: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ("accuracy", "macro_f1")
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Examples after tokenisation, ready to be batched in any order.
 
@@ -68,9 +80,25 @@ class Prepared:
         return len(self.examples)
 
 
+def batch_of(examples: Examples, rows: np.ndarray, weights: np.ndarray | None, inputs: dict[str, torch.Tensor]) -> Batch:
+    """The batch of the examples at ``rows`` (int64 [B]) with the model's ``inputs``; weights 1 where none are given."""
+    import torch
+
+    return Batch(
+        ids=examples.ids.take(pa.array(rows)).to_pylist(),
+        rows=torch.from_numpy(rows.copy()),
+        labels=torch.from_numpy(np.asarray(examples.labels[rows], dtype=np.int64)),
+        weights=torch.ones(len(rows)) if weights is None else torch.from_numpy(np.array(weights, dtype=np.float32)),
+        inputs=inputs,
+    )
+
+
 @runtime_checkable
 class Task(Protocol):
-    """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data."""
+    """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data.
+
+    A task whose examples are not classified has ``quantities`` too (:func:`quantities_of`).
+    """
 
     name: ClassVar[str]
     inputs: ClassVar[TaskInputs]  # what it reads of a row
@@ -119,3 +147,9 @@ class Task(Protocol):
         """The quick scores of predictions float64 [N, K] on examples with ``labels`` int64 [N], those of ``steering`` among
         them; with ``counts`` float64 [R, N], how often each example counts, R values of each."""
         ...
+
+
+def quantities_of(task: Task) -> Quantities:
+    """What a task's numbers are called: its ``quantities``, those of a classification where it has none."""
+    found: Quantities = getattr(task, "quantities", Quantities())
+    return found

@@ -7,19 +7,18 @@ neither positions nor, in decoders, what a token can see, so that an example's l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from ftft.data.inputs import TEXTS, TaskInputs
 from ftft.errors import UserError
 from ftft.settings import setting
-from ftft.tasks import metrics
-from ftft.tasks.contract import Batch, Prepared, UnitLogits
+from ftft.tasks.class_logits import ClassLogits
+from ftft.tasks.contract import Batch, Prepared, batch_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +30,7 @@ MULTIPLE = 8  # batch widths, for the matrix units; also few distinct shapes to 
 
 
 @dataclass(frozen=True)
-class TextClassification:
+class TextClassification(ClassLogits):
     """Assign one of C classes to a text, or to a pair of texts (``text``, ``text_pair``)."""
 
     max_length: int = setting(128, "tokens, special ones included; of longer pairs the longer text is cut first", ge=1)
@@ -40,8 +39,6 @@ class TextClassification:
     offers: ClassVar[tuple[str, ...]] = ("recipes",)
     inputs: ClassVar[TaskInputs] = TEXTS
     model: ClassVar[str] = "sequence_classification"
-    evaluator: ClassVar[str] = "classification"
-    steering: ClassVar[tuple[str, ...]] = metrics.STEERING
 
     @property
     def longest(self) -> int:
@@ -97,14 +94,7 @@ class TextClassification:
         if "token_type_ids" in storage:
             inputs["token_type_ids"] = padded("token_type_ids", storage["pad_token_type_id"])
         inputs["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
-        examples = prepared.examples
-        return Batch(
-            ids=examples.ids.take(pa.array(rows)).to_pylist(),
-            rows=torch.from_numpy(rows.copy()),
-            labels=torch.from_numpy(np.asarray(examples.labels[rows], dtype=np.int64)),
-            weights=torch.ones(len(rows)) if weights is None else torch.from_numpy(np.array(weights, dtype=np.float32)),
-            inputs=inputs,
-        )
+        return batch_of(prepared.examples, rows, weights, inputs)
 
     def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [B, C]: float64 from a float64 model, else float32 (under autocast the model gives bfloat16)."""
@@ -112,42 +102,6 @@ class TextClassification:
 
         logits = model(**batch.inputs).logits
         return logits if logits.dtype == torch.float64 else logits.float()
-
-    def per_example_loss(self, outputs: torch.Tensor, batch: Batch, *, label_smoothing: float = 0.0) -> torch.Tensor:
-        """-sum_c q_c log softmax(z)_c [B], with q = (1 - s) onehot(y) + s / C (Szegedy et al. 2016, section 7)."""
-        import torch
-
-        return torch.nn.functional.cross_entropy(outputs, batch.labels, reduction="none", label_smoothing=label_smoothing)
-
-    def units(self, batch: Batch) -> torch.Tensor:
-        """Ones [B]: every example counts as one."""
-        import torch
-
-        return torch.ones(len(batch), device=batch.labels.device)
-
-    def unit_logits(self, outputs: torch.Tensor, batch: Batch) -> UnitLogits:
-        """Every example is one unit: logits [B, C], its label."""
-        import torch
-
-        return UnitLogits(outputs, batch.labels, torch.arange(len(batch), device=batch.labels.device))
-
-    def record(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        """``logits`` float32 [B, C]."""
-        import torch
-
-        return {"logits": outputs.detach().to("cpu", torch.float32)}
-
-    def predictions(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """softmax(logits) in float32 [B, C]."""
-        import torch
-
-        return torch.softmax(outputs.detach().to("cpu", torch.float32), dim=-1)
-
-    def measure(
-        self, labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None
-    ) -> Mapping[str, metrics.Values]:
-        """:func:`ftft.tasks.metrics.steering_scores` of probabilities [N, C]."""
-        return metrics.steering_scores(labels, predictions, counts)
 
     def _require_length(self, processor: Any, *, pair: bool) -> None:
         limit = processor.model_max_length

@@ -94,13 +94,14 @@ def covariances(
     import torch
 
     sums: dict[str, torch.Tensor] = {}
-    mask = torch.empty(0)
+    mask: torch.Tensor | None = None
 
     def look(name: str) -> Any:
         def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             given = inputs[0].detach()
-            given = given.to(torch.promote_types(given.dtype, torch.float32)).reshape(*mask.shape, -1)
-            given = given * mask.to(given.device, given.dtype)[..., None]
+            given = given.to(torch.promote_types(given.dtype, torch.float32)).reshape(len(given), -1, given.shape[-1])
+            if mask is not None:
+                given = given * mask.to(given.device, given.dtype)[..., None]
             largest = given.abs().amax(dim=(1, 2), keepdim=True)
             rows = (given / torch.where(largest > 0, largest, 1.0)).flatten(0, 1)
             product = rows.T @ rows
@@ -113,7 +114,7 @@ def covariances(
     model.eval()
     try:
         for batch in calibration.batches(count, size):
-            mask = batch.inputs["attention_mask"]
+            mask = batch.inputs.get("attention_mask")  # without one, as of images, there is no padding
             calibration.forward(model, batch)
     finally:
         model.train(training)

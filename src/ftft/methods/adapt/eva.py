@@ -104,11 +104,11 @@ class EVA:
         try:
             rows = get_eva_state_dict(
                 model,
-                _Batches(calibration, self.batches, self.batch_size, components),
+                _Batches(calibration, self.batches, self.batch_size, components, _positions(model, modules[0], calibration)),
                 peft_config=config,
                 forward_fn=lambda model, given: calibration.forward(model, given.batch),
-                prepare_model_inputs_fn=lambda given, _: given.batch.inputs["attention_mask"].bool().flatten(),
-                prepare_layer_inputs_fn=lambda inputs, mask, _: inputs[0].flatten(0, -2)[mask.to(inputs[0].device)],
+                prepare_model_inputs_fn=lambda given, _: _mask(given.batch),
+                prepare_layer_inputs_fn=lambda inputs, mask, _: _rows(inputs[0], mask),
                 gather_distributed_inputs=False,  # every process looks at the same batches
                 show_progress_bar=False,
             )
@@ -133,6 +133,31 @@ def whitened_once(rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: once(mine) if len(mine) else mine for name, mine in rows.items()}
 
 
+def _mask(batch: Batch) -> torch.Tensor | None:
+    """Which tokens are no padding, flat; None where nothing is padded, as of images."""
+    mask = batch.inputs.get("attention_mask")
+    return None if mask is None else mask.bool().flatten()
+
+
+def _rows(inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    rows = inputs.flatten(0, -2)
+    return rows if mask is None else rows[mask.to(rows.device)]
+
+
+def _positions(model: torch.nn.Module, module: torch.nn.Module, calibration: Calibration) -> int:
+    """How many inputs a layer gets of an example that has no padding: patches of an image. 1 where a mask counts tokens."""
+    batch = next(iter(calibration.batches(1, 1)))
+    if "attention_mask" in batch.inputs:
+        return 1
+    seen: list[int] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, -2).shape[0]))
+    try:
+        calibration.forward(model, batch)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
 @dataclass(frozen=True)
 class _Given:
     """A batch as peft's loop takes it: asked to go to a device it stays, for the calibration moves what it computes on."""
@@ -145,12 +170,14 @@ class _Given:
 
 @dataclass(frozen=True)
 class _Batches:
-    """The calibration batches that hold at least ``tokens`` tokens; UserError where peft asks for more than there are."""
+    """The calibration batches that hold at least ``tokens`` tokens (``positions`` an example where nothing is padded);
+    UserError where peft asks for more than there are."""
 
     calibration: Calibration
     count: int
     size: int
     tokens: int
+    positions: int
 
     def __len__(self) -> int:
         return self.count
@@ -158,7 +185,8 @@ class _Batches:
     def __iter__(self) -> Iterator[_Given]:
         most, used = 0, 0
         for batch in self.calibration.batches(self.count, self.size):
-            held = int(batch.inputs["attention_mask"].sum())
+            mask = _mask(batch)
+            held = self.positions * len(batch) if mask is None else int(mask.sum())
             most, used = max(most, held), used + (held >= self.tokens)
             if held >= self.tokens:
                 yield _Given(batch)
