@@ -190,6 +190,40 @@ def test_missing_files_and_folders_without_classes(tmp_path):
         load_examples(DataFile(path=str(tmp_path / "all")), Columns())
 
 
+def test_modes_transparency_and_the_cameras_orientation(tmp_path):
+    pixels = COLOURS[0]
+    clear = np.concatenate([pixels, np.full((4, 5, 1), 7, dtype=np.uint8)], axis=2)
+    assert (decode(encoded(clear)) == pixels).all()
+    stream = io.BytesIO()
+    Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE).save(stream, "PNG")
+    assert decode(stream.getvalue()).shape == (4, 5, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", exif=exif)
+    assert (decode(stream.getvalue()) == np.rot90(pixels, 3)).all()
+
+
+def test_fractions_are_rounded(tmp_path):
+    found, _ = pixels_of(parquet(tmp_path / "f.parquet", [[[0.0, 0.999]], [[0.001, 0.003]]]))
+    assert found[:, 0, :, 0].tolist() == [[0, 255], [0, 1]]
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr("ftft.data.images.MAX_PIXELS", 10)
+    for values in ([encoded(COLOURS[0])] * 2, [COLOURS[0].tolist()] * 2):
+        with pytest.raises(UserError, match="row 1: .* has 4 x 5 pixels; at most 10 are taken"):
+            pixels_of(parquet(tmp_path / "large.parquet", values))
+
+
+def test_files_of_absurd_size_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("ftft.data.images.MAX_BYTES", 100)
+    folder_of(tmp_path / "all")
+    (tmp_path / "all" / "cat" / "3.PNG").write_bytes(b"0" * 200)
+    with pytest.raises(UserError, match="picture cat/3.PNG: .* 200 bytes; at most 100"):
+        pixels_of(DataFile(path=str(tmp_path / "all")))
+
+
 def test_packed_pixels_come_back(tmp_path):
     assert pack(COLOURS[0]).startswith(RAW) and (decode(pack(COLOURS[0])) == COLOURS[0]).all()
     assert shown(encoded(COLOURS[0])) == pack(COLOURS[0]) == shown(pack(COLOURS[0]))

@@ -12,11 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ftft.dynamics.parquet import read_dynamics
+from ftft.engine.processes import Processes
 from ftft.errors import UserError
+from ftft.methods.registry import build_task
 from ftft.run.checking import check_models_and_data
 from ftft.run.evaluating import evaluate_saved
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
+from ftft.run.stages import StageRun
 
 Image = pytest.importorskip("PIL.Image")
 CAPTIONS = {"dark": "the old place", "light": "very happy people"}
@@ -131,6 +134,15 @@ def test_what_a_batch_decides_is_not_cut(data_folder, tiny_clip_folder, tiny_vit
     recipe_of(data_folder, tiny_vit_folder(), "image_classification", tmp_path, train={"micro_batch_size": 4})
     with pytest.raises(UserError, match="task.captions is empty"):
         recipe_of(data_folder, tiny_clip_folder(), {"name": "image_text"}, tmp_path)
+
+
+def test_several_processes_are_refused_where_a_batch_decides(data_folder, tiny_clip_folder, tmp_path):
+    task = {"name": "image_text", "captions": CAPTIONS, "max_length": 32}
+    recipe = recipe_of(data_folder, tiny_clip_folder(), task, tmp_path)
+    nothing: Any = None
+    run = StageRun(recipe, "erm", nothing, build_task(recipe.task), nothing, {}, print, print, Processes(count=2))
+    with pytest.raises(UserError, match="stages.erm: in image_text .* several processes .* run it in one process"):
+        run.run()
 
 
 def test_a_folder_is_data_for_images_only(data_folder, tiny_vit_folder, tmp_path):

@@ -74,6 +74,8 @@ def test_float64_models_get_float64(loaded, tiny_vit_folder):
     task = ImageClassification()
     data = task.prepare(examples(), double.processor)
     rows = np.arange(12)
+    given = pixels.as_model(double.model, {"pixel_values": torch.ones(1), "ids": torch.ones(1, dtype=torch.int64)})
+    assert given["pixel_values"].dtype == torch.float64 and given["ids"].dtype == torch.int64
     logits = task.forward(double.model, task.collate(data, rows))
     assert logits.dtype == torch.float64 and logits.shape == (12, 2)
     alone = torch.cat([task.forward(double.model, task.collate(data, rows[row : row + 1])) for row in rows])

@@ -147,6 +147,35 @@ def test_both_towers_are_mapped_cut_adapted_and_saved(tiny_clip_folder, loaded, 
     assert AutoProcessor.from_pretrained(tmp_path / "saved").tokenizer is not None
 
 
+@pytest.mark.parametrize(
+    "name, options",
+    [("lora", {"rank": 2}), ("bias_only", {}), ("lift", {}), ("s2ft", {"value": 0.0, "output": 0.0}), ("lora_ga", {"rank": 2})],
+)
+def test_adapters_change_two_towers_and_merge_back(tiny_clip_folder, name, options):
+    from ftft.engine.calibrating import CountedCalibration
+    from ftft.engine.ledger import Ledger
+
+    settings = ModelSettings(path=str(tiny_clip_folder()))
+    fresh = load_model(settings, "two_tower", ("cat", "dog"))
+    data, rows = TASK.prepare(examples(TEXTS), fresh.processor), np.arange(N)
+    batch = TASK.collate(data, rows)
+    calibration = CountedCalibration(TASK, data, rows, 0, Ledger())
+    adapted = registry.build("adapt", {"name": name, **options}, "adapt").adapt(fresh.model, calibration)
+    adapted.model.train()
+    TASK.per_example_loss(TASK.forward(adapted.model, batch), batch).mean().backward()
+    changed = [one for one in adapted.model.parameters() if one.requires_grad and one.grad is not None]
+    with torch.no_grad():
+        for parameter in changed:
+            parameter -= 0.05 * parameter.grad
+    adapted.model.eval()
+    plain = load_model(settings, "two_tower", ("cat", "dog"))
+    before = TASK.forward(plain.model, batch)
+    plain.model.load_state_dict(adapted.merged())
+    after = TASK.forward(plain.model, batch)
+    assert changed and not torch.allclose(after, before, atol=1e-4)
+    assert torch.allclose(after, TASK.forward(adapted.model, batch), atol=1e-4)
+
+
 def test_what_cannot_be_is_refused(loaded, tiny_clip_folder, tiny_vit_folder):
     with pytest.raises(ValueError, match="captions is empty"):
         ImageText()

@@ -139,8 +139,8 @@ class ImageText(ClassLogits):
         ids = batch.inputs["input_ids"]
         same = (ids[:, None, :] == ids[None, :, :]).all(dim=2)
         right = logits.masked_fill(~same, -torch.inf)
-        image, text = (right.logsumexp(dim=dim) - logits.logsumexp(dim=dim) for dim in (1, 0))
-        mean = (image + text) / 2
+        text, image = (right.logsumexp(dim=dim) - logits.logsumexp(dim=dim) for dim in (1, 0))
+        mean = (text + image) / 2
         return {"mean_log_probability": mean.cpu(), "probability": mean.exp().cpu()}
 
     def predictions(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
