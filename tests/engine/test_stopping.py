@@ -87,7 +87,7 @@ def test_an_evaluation_cannot_be_counted_twice():
 
 def test_the_state_of_another_metric_is_refused():
     with pytest.raises(ValueError, match="accuracy"):
-        EarlyStopping(StopSettings(metric="loss")).load_state(EarlyStopping(StopSettings()).state())
+        EarlyStopping(StopSettings(metric="loss")).load_state(EarlyStopping(StopSettings(metric="accuracy")).state())
 
 
 def test_settings_that_cannot_work_are_refused():

@@ -18,7 +18,7 @@ from ftft.methods.selection import read_selection
 from ftft.models.loading import load_classifier
 from ftft.models.settings import ModelSettings
 from ftft.run.checking import check_models_and_data
-from ftft.run.recipe import Recipe, upstream, without_later
+from ftft.run.recipe import LATER_IN_STAGE, Recipe, upstream, without_later
 from ftft.run.runner import run_recipe
 from ftft.tasks.text_classification import TextClassification
 
@@ -93,8 +93,8 @@ def test_what_cannot_be_is_refused_by_check(
 
 
 def test_a_stage_without_one_is_keyed_as_before() -> None:
-    assert without_later({"use_model_of": None, "use_models_of": [], "seed": 1}) == {"seed": 1}
-    assert without_later({"use_model_of": "erm"}) == {"use_model_of": "erm"}
+    assert without_later({"use_model_of": None, "use_models_of": [], "seed": 1}, LATER_IN_STAGE) == {"seed": 1}
+    assert without_later({"use_model_of": "erm"}, LATER_IN_STAGE) == {"use_model_of": "erm"}
 
 
 def test_an_embedding_is_the_mean_of_the_last_hidden_states(
@@ -108,13 +108,13 @@ def test_an_embedding_is_the_mean_of_the_last_hidden_states(
 
     def load() -> tuple[Any, Any]:
         asked.append(1)
-        return loaded.model, loaded.tokenizer
+        return loaded.model, loaded.processor
 
     scoring = CountedScoring(load, TextClassification(max_length=32), data.evaluation, ledger, torch.device("cpu"), "here")
     assert not asked, "loaded when it is asked something"
     found = scoring.embed(data.train)
     for row in (0, 17, 95):
-        inputs = loaded.tokenizer(data.train.inputs["text"][row].as_py(), return_tensors="pt")
+        inputs = loaded.processor(data.train.inputs["text"][row].as_py(), return_tensors="pt")
         with torch.no_grad():
             expected = loaded.model.base_model(**inputs).last_hidden_state[0].mean(dim=0).numpy()
         np.testing.assert_allclose(found[row], expected, rtol=0, atol=1e-5)

@@ -17,14 +17,14 @@ def looks_at_models(section: Mapping[str, Any]) -> bool:
 
 
 def with_predictions_measured(stage: Stage, task: Task) -> Section | list[Section]:
-    """The stage's evaluators as written, with the task's own before them where none of them measures predictions; settings
+    """The stage's evaluators as written, with the task's own after them where none of them measures predictions; settings
     without a name are those of the task's own."""
     given = evaluators(stage)
     if not isinstance(stage.evaluate, list) and "name" not in stage.evaluate:
         return {"name": task.evaluator, **stage.evaluate}
     named = [section for section in given if isinstance(section.get("name"), str)]  # what has no name is refused later
-    if len(named) == len(given) and all(looks_at_models(section) for section in given):
-        return [{"name": task.evaluator}, *given]
+    if given and len(named) == len(given) and all(looks_at_models(section) for section in given):
+        return [*given, {"name": task.evaluator}]  # at the end: what is wrong with the others is said by their places
     return stage.evaluate
 
 

@@ -156,9 +156,7 @@ class StageRun:
 
     def run(self) -> FinishedStage:
         """Take the stage from the store, or train it (resuming where it was interrupted)."""
-        names = list(self.recipe.stages)
-        place = {"number": names.index(self.name) + 1, "of": len(names), "uses": upstream(self.recipe.stages, self.name)}
-        self.notify({"event": "stage", "stage": self.name, **place})
+        self.notify(stage_event(self.recipe, self.name))
         if self.processes.count > 1 and getattr(self.task, "coupling", "none") == "batch":
             raise UserError(
                 f"{self.where}: in {self.task.name} the loss of an example depends on its batch, which several processes would "
@@ -471,6 +469,13 @@ class StageRun:
             last_score = _goodness(training, training.stop_score(outcome.history[-1]["scores"]))
         found.append(Checkpoint(outcome.steps, last_score, lambda: merged(last)))
         return found
+
+
+def stage_event(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What is told when a stage begins: its place among the others, and those it uses."""
+    names = list(recipe.stages)
+    place = {"number": names.index(name) + 1, "of": len(names), "uses": upstream(recipe.stages, name)}
+    return {"event": "stage", "stage": name, **place}
 
 
 def _goodness(training: Training, score: float | None) -> float | None:

@@ -32,7 +32,7 @@ from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.recipe import Recipe
 from ftft.run.runner import read_result, run_store
 from ftft.run.selections import selection_and_sampler
-from ftft.run.stages import FinishedStage, StageRun
+from ftft.run.stages import FinishedStage, StageRun, stage_event
 from ftft.run.store import Store, stage_key
 from ftft.run.yaml_reading import read_yaml_file
 
@@ -143,7 +143,7 @@ class _Replay:
         conditions = conditions if isinstance(conditions, dict) else {}
         self._require_like_processes(conditions)
         on_cpu = self._on_cpu(conditions)
-        self.notify({"event": "stage", "stage": self.name})
+        self.notify(stage_event(self.recipe, self.name))
         with _threads(conditions.get("threads")):
             here = {**provenance(), **({"device": "cpu"} if on_cpu else {})}
             losses, weights, notes, mismatch = self._replay(steps, Accelerator(cpu=on_cpu))
