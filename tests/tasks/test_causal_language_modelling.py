@@ -153,7 +153,27 @@ def test_a_step_weighs_every_target_token_alike_however_rows_fall_on_micro_batch
     assert results[0][0][-1] < results[0][0][0]
 
 
-def test_it_is_a_task_and_recipes_say_that_they_do_not_have_it_yet(tiny_recipe, tiny_bert_folder, tmp_path):
+def test_it_is_a_task():
     assert isinstance(TASK, Task)
-    with pytest.raises(UserError, match="causal_language_modelling has no data, models and metrics in recipes yet"):
-        tiny_recipe(tmp_path, tiny_bert_folder, {"main": {}}, task={"name": "causal_language_modelling"})
+
+
+def test_a_row_begins_as_the_tokenizer_begins_a_text(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    plain = TASK.prepare(examples(), tokenizer)
+    backend = tokenizer.backend_tokenizer
+    usual = backend.post_processor
+    tokenizer.bos_token = "[CLS]"
+    begins = tokenizer.bos_token_id
+    try:  # the tokenizer's own template begins with [CLS]
+        led = TASK.prepare(examples(), tokenizer)
+        np.testing.assert_array_equal(led.lengths, plain.lengths + 1)
+        np.testing.assert_array_equal(led.storage["input_ids"][led.storage["offsets"][:-1]], [begins] * 5)
+        assert (TASK.units(TASK.collate(led, np.arange(5)))[3] - TASK.units(TASK.collate(plain, np.arange(5)))[3]) == 1
+        cut = CausalLanguageModelling(max_length=4).prepare(examples(), tokenizer)
+        assert cut.lengths.max() == 4 and set(cut.storage["input_ids"][cut.storage["offsets"][:-1]]) == {begins}
+        backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+        bare = TASK.prepare(examples(), tokenizer)
+        np.testing.assert_array_equal(bare.storage["input_ids"], plain.storage["input_ids"])
+    finally:
+        backend.post_processor, tokenizer.bos_token = usual, None

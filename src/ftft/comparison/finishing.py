@@ -22,7 +22,7 @@ def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) 
     main = result["stages"][MAIN]
     contents, sets = {}, {}
     for name, one in run.data.evaluation.items():
-        packed_name, content, predictions = packed_set(one, run.evaluations[MAIN].probabilities[name])
+        packed_name, content, predictions = packed_set(one, run.evaluations[MAIN].predictions[name])
         contents[packed_name] = content
         sets[name] = {
             "role": one.role,

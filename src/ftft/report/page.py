@@ -28,6 +28,7 @@ from ftft.report.figures import (
 from ftft.report.guessing import guessing
 from ftft.report.headline import headline
 from ftft.report.markup import Markup, tag
+from ftft.report.measures import CLASSIFICATION, compared
 from ftft.report.parts import Parts, group_rows
 
 
@@ -89,7 +90,8 @@ def _evaluation(result: Mapping[str, Any]) -> Markup | None:
         note = f"{positive} {note}"
     without = left_out(evaluation_sets(result))
     said = tag("p", f"{without[0].upper()}{without[1:]}.") if without else None
-    more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note))
+    classes = compared(result) == CLASSIFICATION
+    more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note)) if classes else ()
     return section("Results", tables.results_table(result), said, *more)
 
 

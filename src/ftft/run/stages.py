@@ -40,7 +40,7 @@ from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, without_later
 from ftft.run.selections import learned_prior, rows_and_weights
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets, WeightsOnValidation
-from ftft.tasks.contract import Prepared, Task
+from ftft.tasks.contract import Prepared, Task, quantities_of
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
 ENDLESS = 10**9
@@ -292,12 +292,13 @@ class StageRun:
 
     def _buffer(self, model: LoadedModel) -> DynamicsBuffer:
         assert self.stage.dynamics is not None
-        train = self.data.train
+        train, statistics = self.data.train, quantities_of(self.task).dynamics
         return DynamicsBuffer(
             train.ids,
-            train.labels.astype(np.int32),
-            num_classes=len(train.label_names),
+            None if statistics else train.labels.astype(np.int32),
+            num_classes=None if statistics else len(train.label_names),
             max_classes=self.stage.dynamics.max_classes,
+            statistics=statistics,
             metadata={
                 "source": self.stage.dynamics.mode,
                 "data_fingerprint": train.fingerprint,

@@ -1,9 +1,10 @@
 """Causal language modelling: go on from a prompt as the completion does.
 
 A row is a ``prompt`` and a ``completion``, or a ``text`` without a prompt. Both parts are tokenised on their own and joined, so
-that no token lies across the seam and the mask of the completion is exact; the completion ends with the end-of-text token. Of
-the L - 1 predictions of a row those count whose target belongs to the completion. Too long a row loses the beginning of its
-prompt, then the end of its completion. Rows stand side by side, padded on the right; nothing is packed.
+that no token lies across the seam and the mask of the completion is exact; a row begins with the beginning-of-text token where
+the tokenizer itself adds one, and the completion ends with the end-of-text token. Of the L - 1 predictions of a row those count
+whose target belongs to the completion. Too long a row loses the beginning of its prompt, then the end of its completion. Rows
+stand side by side, padded on the right; nothing is packed.
 
     loss of a row = mean over its target tokens t of -log p(y_t | y_<t),   units = its number of target tokens
 
@@ -22,8 +23,8 @@ import pyarrow as pa
 from ftft.data.inputs import TaskInputs
 from ftft.errors import UserError
 from ftft.settings import setting
-from ftft.tasks.contract import Batch, Prepared, UnitLogits
-from ftft.tasks.sequences import IGNORED, measure, statistics_of
+from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits
+from ftft.tasks.sequences import IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,11 +43,11 @@ class CausalLanguageModelling:
     add_end: bool = setting(True, "the completion ends with the tokenizer's end-of-text token")
 
     name: ClassVar[str] = "causal_language_modelling"
-    offers: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[TaskInputs] = TaskInputs(({"prompt": "text", "completion": "text"}, {"text": "text"}), labelled=False)
     model: ClassVar[str] = "causal_language_model"
     evaluator: ClassVar[str] = "language_modelling"
-    steering: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
+    steering: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
+    quantities: ClassVar[Quantities] = Quantities(PREDICTIONS, STATISTICS, ("loss", "perplexity", "token_accuracy"))
 
     @property
     def longest(self) -> int:
@@ -62,14 +63,15 @@ class CausalLanguageModelling:
             )
         prompts = examples.inputs.get("prompt")
         completions = examples.inputs["completion" if prompts is not None else "text"]
+        first = _beginning(processor)
         tokens, starts = [], []
         for start in range(0, len(examples), CHUNK):
             answers = _tokenise(processor, completions.slice(start, CHUNK).to_pylist())
             before = [[] for _ in answers] if prompts is None else _tokenise(processor, prompts.slice(start, CHUNK).to_pylist())
             for prompt, answer in zip(before, answers):
-                row, first = self._join(prompt, [*answer, end] if self.add_end else answer)
+                row, begins = self._join(first, prompt, [*answer, end] if self.add_end else answer)
                 tokens.append(row)
-                starts.append(first)
+                starts.append(begins)
         lengths = np.fromiter(map(len, tokens), dtype=np.int32, count=len(tokens))
         first_target = np.maximum(np.array(starts, dtype=np.int32), 1)  # the first token of all has nothing to be told from
         empty = np.flatnonzero(first_target >= lengths)
@@ -86,13 +88,14 @@ class CausalLanguageModelling:
         }
         return Prepared(examples=examples, lengths=lengths, storage=storage)
 
-    def _join(self, prompt: list[int], answer: list[int]) -> tuple[list[int], int]:
+    def _join(self, first: list[int], prompt: list[int], answer: list[int]) -> tuple[list[int], int]:
         """The row's tokens, at most ``max_length``, and where its completion begins. At least one token of a prompt stays."""
-        if len(prompt) + len(answer) > self.max_length:
-            left = max(1, self.max_length - len(answer)) if prompt else 0
+        room = self.max_length - len(first)
+        if len(prompt) + len(answer) > room:
+            left = max(1, room - len(answer)) if prompt else 0
             prompt = prompt[len(prompt) - min(left, len(prompt)) :]
-            answer = answer[: self.max_length - len(prompt)]
-        return prompt + answer, len(prompt)
+            answer = answer[: room - len(prompt)]
+        return first + prompt + answer, len(first) + len(prompt)
 
     def collate(self, prepared: Prepared, rows: np.ndarray, weights: np.ndarray | None = None) -> Batch:
         """The batch of the examples at ``rows`` (int64 [B]): inputs int64 [B, L], ``extra["targets"]`` int64 [B, L - 1], what
@@ -173,6 +176,12 @@ class CausalLanguageModelling:
 
 def _tokenise(processor: Any, texts: list[str]) -> list[list[int]]:
     return processor(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _beginning(processor: Any) -> list[int]:
+    """The beginning-of-text token, where the tokenizer puts one before a text by itself."""
+    begins = processor.bos_token_id
+    return [begins] if begins is not None and processor("a")["input_ids"][:1] == [begins] else []
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

@@ -53,6 +53,17 @@ class UnitLogits:
 
 
 @dataclass(frozen=True)
+class Quantities:
+    """What a task's numbers are called. ``predictions``: the K columns of ``predictions``; none where they are the
+    probabilities of the classes. ``dynamics``: the per-example statistics of ``record``; none where it gives the logits of the
+    classes. ``compared``: the scores of ``measure`` that models are compared by and reports show, the chief one first."""
+
+    predictions: tuple[str, ...] = ()
+    dynamics: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ("accuracy", "macro_f1")
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Examples after tokenisation, ready to be batched in any order.
 
@@ -70,7 +81,10 @@ class Prepared:
 
 @runtime_checkable
 class Task(Protocol):
-    """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data."""
+    """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data.
+
+    A task whose examples are not classified has ``quantities`` too (:func:`quantities_of`).
+    """
 
     name: ClassVar[str]
     inputs: ClassVar[TaskInputs]  # what it reads of a row
@@ -119,3 +133,9 @@ class Task(Protocol):
         """The quick scores of predictions float64 [N, K] on examples with ``labels`` int64 [N], those of ``steering`` among
         them; with ``counts`` float64 [R, N], how often each example counts, R values of each."""
         ...
+
+
+def quantities_of(task: Task) -> Quantities:
+    """What a task's numbers are called: its ``quantities``, those of a classification where it has none."""
+    found: Quantities = getattr(task, "quantities", Quantities())
+    return found
