@@ -20,7 +20,7 @@ from ftft.report.terminal import print_result
 from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
 from ftft.run.evaluating import evaluate_saved
-from ftft.run.reading import recipe_from_dict
+from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
 from ftft.tasks import intervals
 from ftft.tasks.sequences import PREDICTIONS, STATISTICS, measure
@@ -282,3 +282,34 @@ def test_the_released_llama_learns_its_stories(real_data: Path, tmp_path: Path) 
     after = result["stages"]["main"]["evaluation"]["test"]["metrics"]["loss"]["value"]
     assert before < 3.0, "it knows English stories"
     assert after < before - 0.3
+
+
+def test_chats_run_from_their_rows_to_a_saved_model_with_its_template(tmp_path: Path, llama: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"the {one}"}, {"role": "assistant", "content": f"{one} film"}]}
+        for one in WORDS
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    template = tmp_path / "chat.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '; ' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    data = {"train": {"path": str(tmp_path / "train.jsonl")}, "validation_fraction": 0.3}
+    task = {"name": "causal_language_modelling", "max_length": 32, "chat_template": str(template)}
+    stages = {"main": {"train": {**TRAIN, "steps": 2}}}
+    folder = run_recipe(recipe_of(tmp_path, llama, stages, data=data, task=task))
+    result = read_result(folder)
+    assert result["data"]["train"]["n"] + result["data"]["evaluation"]["validation"]["n"] == len(rows) + 1
+    kept = folder / "model" / "chat_template.jinja"
+    assert kept.read_text() == template.read_text()
+    assert str(tmp_path) not in json.dumps(result["recipe"]["task"])
+    key = result["stages"]["main"]["key"]
+    template.write_text(template.read_text().replace("; ", " . "))
+    assert read_result(run_recipe(recipe_of(tmp_path, llama, stages, data=data, task=task)))["stages"]["main"]["key"] != key
+
+
+def test_a_missing_chat_template_is_named(tmp_path: Path, llama: Path) -> None:
+    recipe = recipe_of(tmp_path, llama, {"main": {}}, task={"name": "causal_language_modelling", "chat_template": "no.jinja"})
+    with pytest.raises(UserError, match="task.chat_template: no.jinja does not exist"):
+        check_files(recipe)

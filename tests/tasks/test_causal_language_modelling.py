@@ -83,7 +83,7 @@ def test_nothing_of_a_prompt_is_a_target_and_padding_is_not(tokenizer):
 def test_too_long_a_row_loses_the_beginning_of_its_prompt_then_the_end_of_its_completion(tokenizer):
     def rows(length, **changes):
         data = CausalLanguageModelling(max_length=length, **changes).prepare(examples(["a b c d"], ["e f g"]), tokenizer)
-        return tokenizer.convert_ids_to_tokens(data.storage["input_ids"]), int(data.storage["first_target"][0])
+        return tokenizer.convert_ids_to_tokens(data.storage["input_ids"]), int(data.storage["told"].argmax())
 
     assert rows(9) == (["a", "b", "c", "d", "e", "f", "g", "[SEP]"], 4)
     assert rows(6) == (["c", "d", "e", "f", "g", "[SEP]"], 2)

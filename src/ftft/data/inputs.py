@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ftft.data.ids import Where, joined
+from ftft.data.messages import read_messages
 from ftft.data.settings import Columns
 from ftft.errors import UserError, did_you_mean
 
-Kind = Literal["text"]
+Kind = Literal["text", "messages"]
 Layout = Mapping[str, Kind]  # the task's name of an input column -> its kind
 Read = Callable[[pa.ChunkedArray, str, str, Where], pa.Array]
 
@@ -97,7 +98,7 @@ def refuse_absurd_lengths(values: pa.Array, name: str, ids: pa.Array | None, whe
         raise UserError(f"{which}: {what}; at most {MAX_CHARACTERS:,} are taken, so cut it or leave the row out")
 
 
-READERS: dict[Kind, Read] = {"text": _texts}
+READERS: dict[Kind, Read] = {"text": _texts, "messages": read_messages}
 
 
 def inputs_named(columns: Columns, named: Mapping[str, str], *, labelled: bool) -> Sequence[str]:

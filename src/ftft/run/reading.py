@@ -24,7 +24,7 @@ from ftft.run.combinations import check_combinations, is_path
 from ftft.run.overrides import apply_override
 from ftft.run.recipe import Recipe, Stage, upstream
 from ftft.run.yaml_reading import read_yaml_file
-from ftft.tasks.contract import Task
+from ftft.tasks.contract import Task, files_of
 from ftft.validation import check, field_types, join, plain
 
 DEFAULT_TASK = "text_classification"
@@ -122,6 +122,7 @@ def named_paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
     )
     files += [(f"data.evaluation.{name}", file) for name, file in recipe.data.evaluation.items()]
     found = [(f"{where}.path", file.path, False) for where, file in files if file.path is not None]
+    found += [(f"task.{name}", path, False) for name, path in files_of(build_task(recipe.task)).items()]
     for name, stage in recipe.stages.items():
         if stage.model.path is not None:
             found.append((f"stages.{name}.model.path", stage.model.path, True))
@@ -232,7 +233,8 @@ def _beside_recipe(recipe: Recipe, folder: Path) -> Recipe:
         if source is not None and source not in recipe.stages:
             source = beside(source, folder)  # "cart" is a path where such a folder is there
         stages[name] = dataclasses.replace(stage, model=moved(stage.model), use_dynamics_of=source)
-    return dataclasses.replace(recipe, data=data, stages=stages)
+    given = {name: beside(path, folder) for name, path in files_of(build_task(recipe.task)).items()}
+    return dataclasses.replace(recipe, data=data, stages=stages, task={**recipe.task, **given})
 
 
 def _nearest_path(path: Path) -> str:

@@ -83,7 +83,8 @@ class Prepared:
 class Task(Protocol):
     """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data.
 
-    A task whose examples are not classified has ``quantities`` too (:func:`quantities_of`).
+    A task whose examples are not classified has ``quantities`` too (:func:`quantities_of`), and one with settings that name
+    files lists these settings in ``files``.
     """
 
     name: ClassVar[str]
@@ -139,3 +140,9 @@ def quantities_of(task: Task) -> Quantities:
     """What a task's numbers are called: its ``quantities``, those of a classification where it has none."""
     found: Quantities = getattr(task, "quantities", Quantities())
     return found
+
+
+def files_of(task: Task) -> dict[str, str]:
+    """The files that a task's settings name, by setting."""
+    named = {name: getattr(task, name) for name in getattr(task, "files", ())}
+    return {name: path for name, path in named.items() if path is not None}
