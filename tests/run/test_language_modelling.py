@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ftft.data.loading import load_data
 from ftft.dynamics.parquet import read_dynamics
 from ftft.dynamics.scores import available_scores
 from ftft.errors import UserError
@@ -23,6 +24,8 @@ from ftft.run.evaluating import evaluate_saved
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
 from ftft.tasks import intervals
+from ftft.tasks.answers import last_number
+from ftft.tasks.causal_language_modelling import CausalLanguageModelling
 from ftft.tasks.sequences import PREDICTIONS, STATISTICS, measure
 
 WORDS = [
@@ -313,3 +316,42 @@ def test_a_missing_chat_template_is_named(tmp_path: Path, llama: Path) -> None:
     recipe = recipe_of(tmp_path, llama, {"main": {}}, task={"name": "causal_language_modelling", "chat_template": "no.jinja"})
     with pytest.raises(UserError, match="task.chat_template: no.jinja does not exist"):
         check_files(recipe)
+
+
+def test_exact_match_is_what_the_saved_model_writes(tmp_path: Path, llama: Path) -> None:
+    """A copying task so small that some answers are right and others are not."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    (tmp_path / "train.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"the {one} is", "completion": f"number {n % 2}"}) + "\n" for n, one in enumerate(WORDS))
+    )
+    data = {"train": {"path": str(tmp_path / "train.jsonl")}, "validation_fraction": 0.4}
+    task = {"name": "causal_language_modelling", "max_length": 32, "answer": "number", "answer_tokens": 12}
+    stage = {"train": {**TRAIN, "steps": 30, "evaluate_every": 10}, "stop": {"metric": "exact_match", "patience": 9}}
+    recipe = recipe_of(tmp_path, llama, {"main": {**stage, "combine": "best"}}, data=data, task=task)
+    folder = run_recipe(recipe)
+    result = read_result(folder)
+    assert result["compared"][0] == "exact_match"
+    main = result["stages"]["main"]
+    rows = pq.read_table(folder / "stages/main/predictions/validation.parquet")
+    right = dict(zip(rows["id"].to_pylist(), rows["exact_match"].to_pylist()))
+    entry = main["evaluation"]["validation"]["metrics"]["exact_match"]
+    assert entry["value"] == np.mean(list(right.values())) == pytest.approx(main["training"]["best_score"])
+    assert 0 < entry["value"] < 1 and entry["low"] <= entry["value"] <= entry["high"]
+    model, tokenizer = (kind.from_pretrained(folder / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    loaded = load_data(recipe.data, inputs=CausalLanguageModelling.inputs).evaluation["validation"].examples
+    config = GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=3, pad_token_id=0)
+    for name, prompt, completion in zip(*(column.to_pylist() for column in (loaded.ids, *loaded.inputs.values()))):
+        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        said = tokenizer.decode(model.generate(ids, generation_config=config)[0, ids.shape[1] :], skip_special_tokens=True)
+        assert right[name] == (last_number(said) == completion[-1])
+    assert "exact match" in write_report(folder).read_text()
+
+
+def test_answers_are_not_asked_of_rows_without_a_prompt(tmp_path: Path, llama: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in WORDS))
+    data = {"train": {"path": str(tmp_path / "train.jsonl")}, "validation_fraction": 0.4}
+    recipe = recipe_of(tmp_path, llama, {"main": {}}, data=data, task={"name": "causal_language_modelling", "max_length": 32,
+                                                                     "answer": "text", "answer_tokens": 8})  # fmt: skip
+    with pytest.raises(UserError, match="^task.answer: rows of text alone ask nothing"):
+        run_recipe(recipe)

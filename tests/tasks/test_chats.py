@@ -57,14 +57,13 @@ def test_the_assistants_turns_are_told_and_nothing_else(tokenizer: Any) -> None:
     assert told(tokenizer) == ["very good ;", "sleeps inside ; runs ;", "bad ;"]
 
 
-@pytest.mark.parametrize("name", ["llama3", "qwen2_5"])
-def test_the_mask_is_that_of_trls_assistant_only_loss(name: str, tokenizer: Any, tiny_config: Any, tmp_path: Path) -> None:
+def test_the_mask_is_that_of_trls_assistant_only_loss(tokenizer: Any, tiny_config: Any, tmp_path: Path) -> None:
     import trl
     from datasets import Dataset
     from transformers import LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    template = (Path(trl.__file__).parent / "chat_templates" / f"{name}_training.jinja").read_text()
+    template = (Path(trl.__file__).parent / "chat_templates" / "llama3_training.jinja").read_text()
     tokenizer.chat_template = template
     arguments = SFTConfig(
         output_dir=str(tmp_path), assistant_only_loss=True, max_length=1024, report_to=[], use_cpu=True, bf16=False

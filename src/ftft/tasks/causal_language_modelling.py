@@ -11,6 +11,9 @@ completion; too long a chat its end. Rows stand side by side, padded on the righ
     loss of a row = mean over its target tokens t of -log p(y_t | y_<t),   units = its number of target tokens
 
 so that a step's loss is the mean over all its target tokens, however they fall on rows and micro-batches.
+
+With ``answer`` the model also writes: from the prompt (of a chat: from all before the assistant's last turn) it goes on
+greedily, and the answer in its text is compared with that in the row (:mod:`ftft.tasks.answers`).
 """
 
 from __future__ import annotations
@@ -18,18 +21,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from ftft.data.inputs import TaskInputs
+from ftft.data.messages import messages_of
 from ftft.errors import UserError
 from ftft.paths import expand
 from ftft.settings import setting
+from ftft.tasks.answers import is_right
 from ftft.tasks.chats import read_template, require_template, tokenised_chats
 from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits
-from ftft.tasks.sequences import IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
+from ftft.tasks.decoding import Counting, end_tokens, greedy
+from ftft.tasks.sequences import EXACT_MATCH, IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +55,10 @@ class CausalLanguageModelling:
     max_length: int = setting(512, "tokens of prompt and completion; a longer prompt loses its beginning", ge=2)
     add_end: bool = setting(True, "the completion ends with the tokenizer's end-of-text token")
     chat_template: str | None = setting(None, "a file with the chat template (Jinja); by default the tokenizer's own")
+    answer: Literal["marked", "number", "text"] | None = setting(
+        None, "measure exact_match of greedily written texts: what stands behind ####, the last number, or the whole text"
+    )
+    answer_tokens: int = setting(128, "the most tokens that are written for an answer", ge=1)
 
     name: ClassVar[str] = "causal_language_modelling"
     inputs: ClassVar[TaskInputs] = TaskInputs(
@@ -57,16 +67,30 @@ class CausalLanguageModelling:
     files: ClassVar[tuple[str, ...]] = ("chat_template",)
     model: ClassVar[str] = "causal_language_model"
     evaluator: ClassVar[str] = "language_modelling"
-    steering: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
-    quantities: ClassVar[Quantities] = Quantities(PREDICTIONS, STATISTICS, ("loss", "perplexity", "token_accuracy"))
 
     @property
     def longest(self) -> int:
-        """The most tokens an input has."""
-        return self.max_length
+        """The most tokens an input has, what is written included."""
+        return self.max_length + (0 if self.answer is None else self.answer_tokens)
+
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """The scores that may stop a training."""
+        return ("loss", "perplexity", "token_accuracy", *([] if self.answer is None else [EXACT_MATCH]))
+
+    @property
+    def quantities(self) -> Quantities:
+        """What its numbers are called; where answers are written, whether they are right comes first."""
+        if self.answer is None:
+            return Quantities(PREDICTIONS, STATISTICS, ("loss", "perplexity", "token_accuracy"))
+        compared = (EXACT_MATCH, "loss", "perplexity", "token_accuracy")
+        return Quantities((*PREDICTIONS, EXACT_MATCH), STATISTICS, compared)
 
     def prepare(self, examples: Examples, processor: Any) -> Prepared:
-        """Tokenise every row. UserError where the tokenizer has no end-of-text token, or a row has no target token."""
+        """Tokenise every row. UserError where the tokenizer has no end-of-text token, a row has no target token, or answers
+        are asked of rows without a prompt."""
+        if self.answer is not None and "text" in examples.inputs:
+            raise UserError("task.answer: rows of text alone ask nothing; give them as prompt and completion, or leave it out")
         rows = self._chats(examples, processor) if "messages" in examples.inputs else self._texts(examples, processor)
         tokens, told = zip(*rows) if rows else ((), ())
         lengths = np.fromiter(map(len, tokens), dtype=np.int32, count=len(tokens))
@@ -86,6 +110,8 @@ class CausalLanguageModelling:
                 f"example {examples.ids[int(empty[0])].as_py()} has no token to predict within task.max_length "
                 f"{self.max_length}; leave it out, give it a completion, or raise max_length"
             )
+        if self.answer is not None:
+            storage["processor"] = processor
         return Prepared(examples=examples, lengths=lengths, storage=storage)
 
     def _texts(self, examples: Examples, processor: Any) -> list[Row]:
@@ -196,11 +222,47 @@ class CausalLanguageModelling:
         kept = [values["mean_log_probability"], values["token_accuracy"], tokens]
         return torch.stack([one.to("cpu", torch.float32) for one in kept], dim=1)
 
+    def written(self, model: torch.nn.Module, data: Prepared, batch: Batch, count: Counting) -> torch.Tensor | None:
+        """Whether the answer that the model writes to each row is right, float32 [B, 1]; None where none is asked for."""
+        import torch
+
+        if self.answer is None:
+            return None
+        rows, processor = batch.rows.tolist(), data.storage["processor"]
+        answers = greedy(
+            model,
+            [_asked(data, row) for row in rows],
+            most=self.answer_tokens,
+            ends=end_tokens(model, processor),
+            pad=data.storage["pad_token_id"],
+            count=count,
+        )
+        texts = processor.batch_decode(answers, skip_special_tokens=True)
+        right = [is_right(text, _reference(data.examples, row), self.answer) for text, row in zip(texts, rows)]
+        return torch.tensor(right, dtype=torch.float32)[:, None]
+
     def measure(
         self, labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None
     ) -> Mapping[str, np.ndarray | float]:
         """:func:`ftft.tasks.sequences.measure`."""
         return measure(predictions, counts)
+
+
+def _asked(data: Prepared, row: int) -> list[int]:
+    """The tokens of a row up to its last told part."""
+    first, last = data.storage["offsets"][row : row + 2]
+    told = data.storage["told"][first:last]
+    end = int(np.flatnonzero(told)[-1])
+    begins = int(np.flatnonzero(~told[:end])[-1]) + 1
+    return [int(token) for token in data.storage["input_ids"][first : first + begins]]
+
+
+def _reference(examples: Examples, row: int) -> str:
+    """What the row itself says: its completion, or the assistant's last turn."""
+    if "completion" in examples.inputs:
+        return str(examples.inputs["completion"][row].as_py())
+    said = [one["content"] for one in messages_of(examples.inputs["messages"][row].as_py()) if one["role"] == "assistant"]
+    return str(said[-1])
 
 
 def _tokenise(processor: Any, texts: list[str]) -> list[list[int]]:
