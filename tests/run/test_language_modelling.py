@@ -239,6 +239,15 @@ def test_the_layout_is_the_one_named_or_the_one_the_file_has(
     assert result["data"]["train"]["n"] + result["data"]["evaluation"]["validation"]["n"] == len(WORDS)
 
 
+def test_balancing_over_classes_is_refused_where_there_are_none(tmp_path: Path, llama: Path) -> None:
+    select = {"name": "top", "score": "loss", "fraction": 0.5, "balance": "class"}
+    stages = {**FTFT, "main": {"use_dynamics_of": "reference", "select": select}}
+    with pytest.raises(
+        UserError, match="stages.main.select: balancing over classes needs labels, and these examples have none"
+    ):
+        list(check_models_and_data(recipe_of(tmp_path, llama, stages)))
+
+
 def test_scores_that_sequences_do_not_have_are_refused_before_training(tmp_path: Path, llama: Path) -> None:
     stages = {**FTFT, "main": {"use_dynamics_of": "reference", "select": {"name": "top", "score": "aum", "fraction": 0.5}}}
     with pytest.raises(UserError, match='stages.main.select: the score "aum" needs'):
