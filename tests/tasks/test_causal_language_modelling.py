@@ -177,3 +177,8 @@ def test_a_row_begins_as_the_tokenizer_begins_a_text(tokenizer):
         np.testing.assert_array_equal(bare.storage["input_ids"], plain.storage["input_ids"])
     finally:
         backend.post_processor, tokenizer.bos_token = usual, None
+
+
+def test_a_text_of_one_token_has_nothing_to_predict(tokenizer):
+    with pytest.raises(UserError, match="example r1 has no token to predict"):
+        CausalLanguageModelling(add_end=False).prepare(examples(None, ["good film", "good"]), tokenizer)
