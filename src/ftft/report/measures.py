@@ -106,5 +106,11 @@ def legend(result: Mapping[str, Any]) -> str:
     unit = "in per cent" if first.share else f"in {first.unit}" if first.unit else ""
     words = f"{first.words[0].upper()}{first.words[1:]} {unit}".rstrip()
     better = " (lower is better)" if first.lower else ""
-    listed = ", ".join(f"{one.words} ({one.short}{', in per cent' if one.share else ''})" for one in others)
+    listed = ", ".join(_explained(one) for one in others)
     return f"{words}{better} with {{level}} bootstrap intervals" + (f", and {listed}" if listed else "")
+
+
+def _explained(told: Measure) -> str:
+    """ "perplexity (ppl)", "token accuracy (tokens, in per cent)", "loss"."""
+    marks = [*([told.short] if told.short != told.words else []), *(["in per cent"] if told.share else [])]
+    return f"{told.words} ({', '.join(marks)})" if marks else told.words

@@ -170,8 +170,8 @@ def _check_given(raw: Mapping[str, Any]) -> None:
 def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any], task: Task) -> Stage:
     """The stage with every setting of its methods filled in, and what the task says where the recipe is silent."""
     where = f"stages.{name}"
-    if not stage.evaluate:
-        stage = dataclasses.replace(stage, evaluate={"name": task.evaluator})
+    if "name" not in stage.evaluate:
+        stage = dataclasses.replace(stage, evaluate={"name": task.evaluator, **stage.evaluate})
     if stage.stop is not None and stage.stop.metric is None:
         stage = dataclasses.replace(stage, stop=dataclasses.replace(stage.stop, metric=task.steering[0]))
     sections = {
