@@ -16,7 +16,17 @@ from ftft.report.terminal_map import ASCII, BLOCKS, MOSTLY_SELECTED, ROWS, print
 
 def a_map(confidence: list[float], variability: list[float], users: tuple[str, ...] = ()) -> DataMap:
     ids = pa.array([f"r{index}" for index in range(len(confidence))])
-    return DataMap("of stage reference", ids, 4, np.array(confidence), np.array(variability), None, None, users, "the probability of the label")
+    return DataMap(
+        "of stage reference",
+        ids,
+        4,
+        np.array(confidence),
+        np.array(variability),
+        None,
+        None,
+        users,
+        "the probability of the label",
+    )
 
 
 def shown(

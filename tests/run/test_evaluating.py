@@ -151,7 +151,7 @@ def test_odd_names_of_sets_make_files_of_their_own(
     data = load_data(tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}}).data)
     odd = {"validation": "a/b", "test": "a b", "ood": "../a", "ood_validation": "..."}
     data = dataclasses.replace(data, evaluation={odd[name]: one for name, one in data.evaluation.items()})
-    named = dataclasses.replace(evaluation, probabilities={odd[name]: one for name, one in evaluation.probabilities.items()})
+    named = dataclasses.replace(evaluation, predictions={odd[name]: one for name, one in evaluation.predictions.items()})
     paths = write_named_predictions(tmp_path / "out", named, data)
     assert len(set(paths.values())) == 4
     for path in paths.values():

@@ -129,7 +129,9 @@ def test_an_override_reaches_an_evaluators_setting(given: Any) -> None:
     path = "stages.erm.evaluate.0.resamples" if isinstance(given, list) else "stages.erm.evaluate.resamples"
     apply_override(raw, f"{path}=7")
     found = raw["stages"]["erm"]["evaluate"]
-    expected = {"resamples": 7} if given is None else {"name": "classification", "resamples": 7}  # without a name: the task's own
+    expected = (
+        {"resamples": 7} if given is None else {"name": "classification", "resamples": 7}
+    )  # without a name: the task's own
     assert (found[0] if isinstance(found, list) else found) == expected
 
 

@@ -9,7 +9,7 @@ import pytest
 from ftft.run.reading import load_recipe, recipe_from_dict, recipe_to_dict
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-SHIPPED = sorted([*(RECIPES / "real").glob("*.yaml"), *(RECIPES / "methods").glob("*.yaml")])
+SHIPPED = sorted([*(RECIPES / "real").glob("*.yaml"), *(RECIPES / "methods").glob("*.yaml"), *(RECIPES / "lm").glob("*.yaml")])
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")

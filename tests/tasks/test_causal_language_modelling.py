@@ -83,7 +83,7 @@ def test_nothing_of_a_prompt_is_a_target_and_padding_is_not(tokenizer):
 def test_too_long_a_row_loses_the_beginning_of_its_prompt_then_the_end_of_its_completion(tokenizer):
     def rows(length, **changes):
         data = CausalLanguageModelling(max_length=length, **changes).prepare(examples(["a b c d"], ["e f g"]), tokenizer)
-        return tokenizer.convert_ids_to_tokens(data.storage["input_ids"]), int(data.storage["first_target"][0])
+        return tokenizer.convert_ids_to_tokens(data.storage["input_ids"]), int(data.storage["told"].argmax())
 
     assert rows(9) == (["a", "b", "c", "d", "e", "f", "g", "[SEP]"], 4)
     assert rows(6) == (["c", "d", "e", "f", "g", "[SEP]"], 2)
@@ -153,7 +153,32 @@ def test_a_step_weighs_every_target_token_alike_however_rows_fall_on_micro_batch
     assert results[0][0][-1] < results[0][0][0]
 
 
-def test_it_is_a_task_and_recipes_say_that_they_do_not_have_it_yet(tiny_recipe, tiny_bert_folder, tmp_path):
+def test_it_is_a_task():
     assert isinstance(TASK, Task)
-    with pytest.raises(UserError, match="causal_language_modelling has no data, models and metrics in recipes yet"):
-        tiny_recipe(tmp_path, tiny_bert_folder, {"main": {}}, task={"name": "causal_language_modelling"})
+
+
+def test_a_row_begins_as_the_tokenizer_begins_a_text(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    plain = TASK.prepare(examples(), tokenizer)
+    backend = tokenizer.backend_tokenizer
+    usual = backend.post_processor
+    tokenizer.bos_token = "[CLS]"
+    begins = tokenizer.bos_token_id
+    try:  # the tokenizer's own template begins with [CLS]
+        led = TASK.prepare(examples(), tokenizer)
+        np.testing.assert_array_equal(led.lengths, plain.lengths + 1)
+        np.testing.assert_array_equal(led.storage["input_ids"][led.storage["offsets"][:-1]], [begins] * 5)
+        assert (TASK.units(TASK.collate(led, np.arange(5)))[3] - TASK.units(TASK.collate(plain, np.arange(5)))[3]) == 1
+        cut = CausalLanguageModelling(max_length=4).prepare(examples(), tokenizer)
+        assert cut.lengths.max() == 4 and set(cut.storage["input_ids"][cut.storage["offsets"][:-1]]) == {begins}
+        backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+        bare = TASK.prepare(examples(), tokenizer)
+        np.testing.assert_array_equal(bare.storage["input_ids"], plain.storage["input_ids"])
+    finally:
+        backend.post_processor, tokenizer.bos_token = usual, None
+
+
+def test_a_text_of_one_token_has_nothing_to_predict(tokenizer):
+    with pytest.raises(UserError, match="example r1 has no token to predict"):
+        CausalLanguageModelling(add_end=False).prepare(examples(None, ["good film", "good"]), tokenizer)

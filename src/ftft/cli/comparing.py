@@ -149,4 +149,6 @@ def _mean(cells: list[Cell], role: str, metric: str) -> str:
         for one in cell.sets.values()
         if one["role"] == role and not (role == "ood" and one["seen"])
     ]
-    return f"{100 * float(np.mean(values)):.1f}" if values else "-"
+    if not values:
+        return "-"
+    return f"{float(np.mean(values)):.3f}" if metric in ("loss", "perplexity") else f"{100 * float(np.mean(values)):.1f}"

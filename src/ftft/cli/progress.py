@@ -71,11 +71,11 @@ class CostSoFar:
 
 
 def mean_scores(event: dict[str, Any]) -> str:
-    """The mean accuracy of each role that an ``evaluated`` event tells of: "ID 0.950  OOD 0.701"."""
-    shown = []
+    """The mean of the event's metric for each role that an ``evaluated`` event tells of: "ID 0.950  OOD 0.701"."""
+    shown, metric = [], event.get("metric", "accuracy")
     for role in ("id", "ood", "forget"):
         own = [one for one in event["sets"].values() if one["role"] == role]
-        values = [one["accuracy"] for one in own if not (role == "ood" and one.get("seen"))]
+        values = [one[metric] for one in own if not (role == "ood" and one.get("seen"))]
         if values:
             without = f" without {len(own) - len(values)} seen" if len(values) < len(own) else ""
             shown.append(f"{role.upper()} {sum(values) / len(values):.3f}{without}")
@@ -160,10 +160,12 @@ class RunProgress(Listener):
             self._say(f"{where}, loss {event['loss']:.3f}, about {duration(eta)} left, {cost}")
 
     def _on_evaluation(self, event: dict[str, Any]) -> None:
-        scores = "  ".join(f"{name} {values['accuracy']:.3f}" for name, values in event["scores"].items())
+        measured = event["scores"].values()
+        metric = next((name for values in measured for name in ("accuracy", *values) if name in values), "")
+        scores = "  ".join(f"{name} {values[metric]:.3f}" for name, values in event["scores"].items())
         if self._task is not None:
             self._progress.update(self._task, scores=scores)
-        self._say(f"  step {event['step']}: {scores} (accuracy)")
+        self._say(f"  step {event['step']}: {scores} ({metric.replace('_', ' ')})")
 
     def _on_predicted(self, event: dict[str, Any]) -> None:
         if self._task is not None:
@@ -175,10 +177,11 @@ class RunProgress(Listener):
             self._progress.remove_task(self._task)
             self._task = None
         self._cost.finish(event)
+        metric = event.get("metric", "accuracy").replace("_", " ")
         scores, fraction = mean_scores(event), event["cost"]["fraction_of_erm"]
         self._latest = f"{event['stage']}: {scores}" if scores else ""
         cost = f", cost so far {100 * fraction:.1f} % of ERM" if fraction is not None else ""
-        self._say(f"  {escape(event['stage'])}: {scores} (mean accuracy){cost}")
+        self._say(f"  {escape(event['stage'])}: {scores} (mean {metric}){cost}")
 
 
 def duration(seconds: float) -> str:

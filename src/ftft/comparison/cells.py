@@ -12,7 +12,7 @@ computed elsewhere is found again, and one whose recipe means something else by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,17 @@ class Cell:
     def probabilities(self, name: str) -> np.ndarray:
         """float64 [N, K] on a set, in the order of its sorted ids."""
         return unpack_probabilities(self.sets[name]["predictions"], f"{self.path}: the predictions on {name}")
+
+    def statistics(self, name: str) -> np.ndarray | None:
+        """What the model's task keeps of each row of a set, float64 [N, K], in the order of its sorted ids; None where it keeps
+        :meth:`probabilities`."""
+        kept = self.sets[name]["predictions"]
+        if "columns" not in kept:
+            return None
+        values = unpack(kept["values"], f"{self.path}: the predictions on {name}")
+        if values.ndim != 2 or values.shape[1] != len(kept["columns"]) or not np.isfinite(values).all():
+            raise UserError(f"{self.path}: the predictions on {name} are damaged: not a table of {', '.join(kept['columns'])}")
+        return values.astype(np.float64)
 
     @property
     def flops(self) -> int:
@@ -173,10 +184,13 @@ class CellFolder:
         return self.folder / "sets" / f"{name[:DIGITS]}.json"
 
 
-def packed_set(one: EvaluationSet, probabilities: np.ndarray) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def packed_set(
+    one: EvaluationSet, predictions: np.ndarray, columns: Sequence[str] = ()
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """(name, labels and clusters, predictions) of an evaluation set, packed, in the order of its sorted ids.
 
-    The name is a hash of labels, clusters and the fingerprint of the examples, so that equal sets are kept once.
+    ``predictions`` [N, K]: probabilities, or a task's ``columns``. The name is a hash of labels, clusters and the fingerprint
+    of the examples, so that equal sets are kept once.
     """
     order = pc.sort_indices(one.examples.ids).to_numpy()
     examples = one.examples
@@ -186,7 +200,9 @@ def packed_set(one: EvaluationSet, probabilities: np.ndarray) -> tuple[str, dict
         "clusters": None if examples.clusters is None else pack(_dense(examples.clusters, order)),
     }
     name = fingerprint([examples.fingerprint, content])
-    return name, content, pack_probabilities(probabilities[order])
+    if columns:
+        return name, content, {"columns": list(columns), "values": pack(predictions[order].astype(np.float32))}
+    return name, content, pack_probabilities(predictions[order])
 
 
 def _dense(clusters: pa.Array, order: np.ndarray) -> np.ndarray:

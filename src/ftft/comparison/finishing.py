@@ -9,8 +9,10 @@ from typing import Any
 from ftft.comparison.cells import packed_set
 from ftft.comparison.sources import file_hashes
 from ftft.comparison.suite import MAIN
+from ftft.methods.registry import build_task
 from ftft.run.recipe import Recipe
 from ftft.run.runner import FinishedRun
+from ftft.tasks.contract import quantities_of
 
 
 def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -21,8 +23,9 @@ def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) 
     result = run.result
     main = result["stages"][MAIN]
     contents, sets = {}, {}
+    columns = quantities_of(build_task(recipe.task)).predictions
     for name, one in run.data.evaluation.items():
-        packed_name, content, predictions = packed_set(one, run.evaluations[MAIN].probabilities[name])
+        packed_name, content, predictions = packed_set(one, run.evaluations[MAIN].predictions[name], columns)
         contents[packed_name] = content
         sets[name] = {
             "role": one.role,

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ftft.comparison.cells import Cell, CellFolder, SetData
-from ftft.comparison.suite import METRICS
+from ftft.comparison.suite import METRICS, OF_SEQUENCES
+from ftft.methods.registry import build_task
 from ftft.tasks import intervals, metrics
+from ftft.tasks.contract import Task
 
 SEED = 0  # of the resamples: a comparison's intervals do not depend on when or where they are made
 
@@ -31,6 +33,11 @@ class Measures:
             known_as = cell.sets[name]["set"]
             if known_as not in self._sets:
                 self._sets[known_as] = self.folder.set_data(known_as)
+            kept = cell.statistics(name)
+            if kept is not None:
+                task = build_task(cell.document["recipe"]["task"])
+                self._known[stamp] = measure_rows(self._sets[known_as], kept, task, name=name, resamples=self.resamples)
+                return self._known[stamp]
             corrected = cell.sets[name]["figures"].get("prior_corrected")
             prior = None if corrected is None else np.asarray(corrected["training_prior"], dtype=np.float64)
             self._known[stamp] = measure(
@@ -62,6 +69,20 @@ def measure(
     found |= {metric: np.concatenate(parts) for metric, parts in ranked.items()}
     unknown = np.full(1 + resamples, np.nan)
     return {metric: found.get(metric, unknown) for metric in METRICS}
+
+
+def measure_rows(data: SetData, predictions: np.ndarray, task: Task, *, name: str, resamples: int) -> dict[str, np.ndarray]:
+    """As :func:`measure`, of what a task predicts [N, K] where that is no probabilities: {metric of ``OF_SEQUENCES``: float64
+    [1 + R]}, NaN for one that the task does not measure."""
+    drawn = intervals.paired_measures(
+        lambda values, counts: task.measure(data.labels, values, counts),
+        [predictions],
+        clusters=data.clusters,
+        resamples=resamples,
+        seed=intervals.seed_for(SEED, name),
+    )
+    unknown = np.full((1 + resamples, 1), np.nan)
+    return {metric: drawn.get(metric, unknown)[:, 0] for metric in OF_SEQUENCES}
 
 
 def _prefixes(drawn: Mapping[str, np.ndarray]) -> list[tuple[int, str]]:

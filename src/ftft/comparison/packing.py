@@ -2,7 +2,7 @@
 
 What a comparison needs of a cell's predictions is packed small: log-probabilities relative to the row's largest, as
 float16. The largest is exactly 0, so the predicted class is kept exactly (unless two differ by less than 6e-8), and a
-probability is kept to about 1e-3 of its log-odds, in order.
+probability is kept to about 1e-3 of its log-odds, in order. Statistics of sequences are few and are kept as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from ftft.errors import UserError
 
-TYPES = ("<f2", "<i4", "|u1")
+TYPES = ("<f2", "<f4", "<i4", "|u1")
 LARGEST = 2**31  # bytes of an array that is read: a document that asks for more is damaged or hostile
 FLOOR = float(np.finfo(np.float16).min)  # log-probability differences below -65504 are all the same
 

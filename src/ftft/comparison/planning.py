@@ -9,7 +9,7 @@ from typing import Any
 
 from ftft.comparison.cells import Cell, cell_key
 from ftft.comparison.making import cell_recipe, searched_value
-from ftft.comparison.suite import Search, Suite, needed_by
+from ftft.comparison.suite import LOWER_IS_BETTER, Search, Suite, needed_by
 from ftft.run.recipe import Recipe
 
 
@@ -140,7 +140,8 @@ class _Planner:
                 curve.append((value, scores))
             if not complete:
                 return
-            means = [_mean(scores) for _, scores in curve]
+            turned = -1.0 if search.metric in LOWER_IS_BETTER else 1.0
+            means = [_mean([turned * score for score in scores]) for _, scores in curve]
             best = max(range(len(means)), key=lambda index: means[index])
             interior = 0 < best < len(curve) - 1
             if means[best] == -math.inf:  # every value failed: the final cells would too, and say why

@@ -15,6 +15,9 @@ from ftft.validation import check
 
 MAIN = "main"  # the stage that every row trains in the end
 METRICS = ("accuracy", "macro_f1", "auroc", "prior_corrected.accuracy", "prior_corrected.macro_f1", "ece")
+OF_SEQUENCES = ("loss", "perplexity", "token_accuracy", "exact_match")  # where the headline is one of these, tables show them
+LOWER_IS_BETTER = ("ece", "loss", "perplexity")
+Headline = Literal["accuracy", "macro_f1", "auroc", "loss", "perplexity", "token_accuracy", "exact_match"]
 _NAME = re.compile(r"[\w-]+", re.ASCII)
 
 
@@ -53,7 +56,7 @@ class Search:
     factor: float = setting(3.0, "the ratio of neighbours", gt=1)
     at_most: int = setting(7, "values after extensions; a best one at the edge of so many is marked", ge=3)
     seeds: list[int] | None = setting(None, "seeds of the trials; by default the suite's first")
-    metric: Literal["accuracy", "macro_f1", "auroc"] = setting("macro_f1", "chosen by this on ID validation")
+    metric: Headline = setting("macro_f1", "chosen by this on ID validation")
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,18 @@ class Suite:
     )
     search: Search | None = setting(None, "how learning rates are searched; null takes those of the rows")
     contrasts: list[Contrast] = setting((), "the questions that get a p-value", factory=list)
-    headline: Literal["accuracy", "macro_f1", "auroc"] = setting("macro_f1", "the metric of the summary and the plots")
+    headline: Headline = setting("macro_f1", "the metric of the summary and the plots")
     line: list[str] = setting((), "rows (ERM on subsamples, or shorter) whose accuracies make the ERM line", factory=list)
     resamples: int = setting(500, "bootstrap resamples of each set", ge=100)
     level: float = setting(0.95, "coverage of the intervals", gt=0.5, lt=1)
     frozen: dict[str, str] = setting({}, "confirm: row -> the hash it must have (`ftft compare --freeze`)", factory=dict)
     output: str = setting("runs", "the folder that gets the runs' folders and the store")
     results: str = setting("results", "the folder that gets a folder with the suite's cells and tables")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured: the metrics of classifiers, or those of language models where the headline is one of theirs."""
+        return OF_SEQUENCES if self.headline in OF_SEQUENCES else METRICS
 
 
 def read_suite(path: Path | str) -> Suite:
@@ -158,15 +166,21 @@ def _check(suite: Suite) -> None:
         if row.cost_of is not None and row.like is None:
             raise UserError(f"rows.{name}.cost_of needs like: the row whose cost per step is paid (for instance like: erm)")
         needed_by(suite, name)
+    if suite.search is not None:
+        _known_metric(suite.search.metric, suite, "search.metric")
     for number, contrast in enumerate(suite.contrasts):
         where = f"contrasts.{number}"
         _known(contrast.row, suite, f"{where}.row")
         _known(contrast.against, suite, f"{where}.against")
-        if contrast.metric not in METRICS:
-            raise UserError(f'{where}.metric: there is no metric "{contrast.metric}"{did_you_mean(contrast.metric, METRICS)}')
+        _known_metric(contrast.metric, suite, f"{where}.metric")
         for task in contrast.tasks or ():
             if task not in suite.tasks:
                 raise UserError(f'{where}.tasks: there is no task "{task}"{did_you_mean(task, suite.tasks)}')
+
+
+def _known_metric(metric: str, suite: Suite, where: str) -> None:
+    if metric not in suite.metrics:
+        raise UserError(f'{where}: there is no metric "{metric}"{did_you_mean(metric, suite.metrics)}')
 
 
 def _known(row: str, suite: Suite, where: str) -> None:

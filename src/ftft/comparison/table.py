@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ftft.comparison.measuring import Measures
 from ftft.comparison.planning import Plan, RowState
 from ftft.comparison.robustness import ErmLine, fit_line
 from ftft.comparison.statistics import Estimate, holm
-from ftft.comparison.suite import METRICS, Contrast, Suite
+from ftft.comparison.suite import LOWER_IS_BETTER, METRICS, Contrast, Suite
 from ftft.run.comparing import SetRole, averaged
 
 VERSION = 1
@@ -38,7 +39,7 @@ def make_table(suite: Suite, plan: Plan, folder: CellFolder, measures: Measures 
         if fewest >= ENOUGH_SEEDS
         else f"direction only: {len(suite.seeds)} seed{'s' if len(suite.seeds) > 1 else ''}",
         "baseline": suite.baseline,
-        "metrics": list(METRICS),
+        "metrics": list(suite.metrics),
         "headline": suite.headline,
         "tasks": {task: _task(suite, plan, task, grid) for task, grid in grids.items()},
         "contrasts": _contrasts(suite, grids),
@@ -90,11 +91,12 @@ def _row(
     cells = grid.cells[row]
     finished = bool(cells)
     places = [*sets, *(role for role in ROLES if grid.roles[role])]
-    estimates = {on: {metric: _plain(grid.estimate(row, on, metric)) for metric in METRICS} for on in places if finished}
+    estimates = {on: {metric: _plain(grid.estimate(row, on, metric)) for metric in suite.metrics} for on in places if finished}
     versus = None
     if row != suite.baseline:
         differences = {
-            on: {metric: _difference(grid.difference(row, suite.baseline, on, metric)) for metric in METRICS} for on in places
+            on: {metric: _difference(grid.difference(row, suite.baseline, on, metric)) for metric in suite.metrics}
+            for on in places
         }
         versus = {
             "sets": {name: differences[name] for name in sets},
@@ -190,12 +192,16 @@ def _asked(grid: Grid, contrast: Contrast, level: float) -> tuple[Estimate | Non
         return None, math.nan
     if contrast.no_worse_by is None:
         return difference, difference.p
+    if contrast.metric in LOWER_IS_BETTER:  # no worse is not higher by the margin
+        difference_down = replace(difference, value=-difference.value)
+        return difference, difference_down.one_sided_p(-contrast.no_worse_by, level)
     return difference, difference.one_sided_p(-contrast.no_worse_by, level)
 
 
 def _ranking(grid: Grid, contrast: Contrast) -> dict[str, float | None] | None:
-    """What the AUROC, which no class prior moves, says of the same two rows; None for a contrast of the AUROC itself."""
-    if contrast.metric == "auroc":
+    """What the AUROC, which no class prior moves, says of the same two rows; None for a contrast of the AUROC itself,
+    and where there are no classes."""
+    if contrast.metric == "auroc" or contrast.metric not in METRICS:
         return None
     return _plain(grid.difference(contrast.row, contrast.against, contrast.on, "auroc"))
 

@@ -98,7 +98,8 @@ def fingerprint_examples(ids: pa.Array, inputs: Mapping[str, pa.Array], labels: 
     SHA-256 are summed modulo 2^256; the result is the SHA-256 of ``ftft-examples-1``, N, the input names and that sum.
     """
     names = sorted(inputs)
-    label_column = pa.array(list(label_names), pa.string()).take(pa.array(np.asarray(labels, dtype=np.int64)))
+    named = list(label_names) or [""]  # rows without classes have the code 0
+    label_column = pa.array(named, pa.string()).take(pa.array(np.asarray(labels, dtype=np.int64)))
     total = 0
     for row in framed_rows([ids, *(inputs[name] for name in names), label_column]):
         total += int.from_bytes(hashlib.sha256(row).digest(), "big")

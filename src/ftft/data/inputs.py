@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 
 from ftft.data.ids import Where, joined
 from ftft.data.images import read_images
+from ftft.data.messages import read_messages
 from ftft.data.settings import Columns
 from ftft.errors import UserError, did_you_mean
 
-Kind = Literal["text", "image"]
+Kind = Literal["text", "image", "messages"]
 Layout = Mapping[str, Kind]  # the task's name of an input column -> its kind
 Read = Callable[[pa.ChunkedArray, str, str, Where], pa.Array]
 
@@ -24,19 +25,22 @@ MAX_CHARACTERS = 1_000_000
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """The rows a task can read. ``layouts``: the columns of a row, in one of several ways; the first is taken where a recipe
-    names none. ``labelled``: whether a row has a class as its label."""
+    """The rows a task can read. ``layouts``: the columns of a row, in one of several ways; where a recipe names none, the
+    first is taken of which a file has every column. ``labelled``: whether a row has a class as its label."""
 
     layouts: tuple[Layout, ...]
     labelled: bool = True
 
-    def columns_of(self, columns: Columns, where: str) -> dict[str, str]:
+    def columns_of(self, columns: Columns, where: str, present: Callable[[], Collection[str]] = tuple) -> dict[str, str]:
         """The task's name -> the file's column, in the layout's order: what ``columns.inputs`` says, or the columns of
-        ``columns.text`` in order; UserError, led by ``where``, for names that make no layout."""
+        ``columns.text`` in order; UserError, led by ``where``, for names that make no layout. ``present`` gives the columns
+        that the file has, and is asked where nothing is named."""
         if columns.inputs is not None:
             return self._named(columns.inputs, where)
         if not columns.text:
-            return {name: name for name in self.layouts[0]}
+            found = frozenset(present()) if len(self.layouts) > 1 else frozenset()
+            layout = next((one for one in self.layouts if one.keys() <= found), self.layouts[0])
+            return {name: name for name in layout}
         for layout in self.layouts:
             if len(layout) == len(columns.text) and set(layout.values()) == {"text"}:
                 return dict(zip(layout, columns.text))
@@ -100,11 +104,11 @@ def refuse_absurd_lengths(values: pa.Array, name: str, ids: pa.Array | None, whe
         raise UserError(f"{which}: {what}; at most {MAX_CHARACTERS:,} are taken, so cut it or leave the row out")
 
 
-READERS: dict[Kind, Read] = {"text": _texts, "image": read_images}
+READERS: dict[Kind, Read] = {"text": _texts, "image": read_images, "messages": read_messages}
 
 
-def inputs_named(columns: Columns, inputs: TaskInputs, where: str) -> Sequence[str]:
-    """The file's columns that a task reads, each once: inputs, label, id, group and cluster."""
-    names = [*inputs.columns_of(columns, where).values(), *([columns.label] if inputs.labelled else [])]
+def inputs_named(columns: Columns, named: Mapping[str, str], *, labelled: bool) -> Sequence[str]:
+    """The file's columns that a task reads, each once: its inputs as ``named``, label, id, group and cluster."""
+    names = [*named.values(), *([columns.label] if labelled else [])]
     names += [name for name in (columns.id, columns.group, columns.cluster) if name is not None]
     return list(dict.fromkeys(names))

@@ -21,7 +21,7 @@ from ftft.data.ids import Where, column_ids, content_ids, joined, require_unique
 from ftft.data.image_folders import FILE_NAME
 from ftft.data.inputs import TEXTS, TaskInputs, inputs_named, read_input, refuse_absurd_lengths
 from ftft.data.labels import FileLabels, merge_map, model_labels, no_labels, read_labels, to_codes
-from ftft.data.reading import LINE, describe, format_of, read_table, same_value
+from ftft.data.reading import LINE, columns_in, describe, format_of, read_table, same_value
 from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
 from ftft.errors import UserError
 from ftft.paths import expand
@@ -156,10 +156,10 @@ def _read_part(file: DataFile, settings: DataSettings, task: TaskInputs, say: Ca
     if task.images and file.path is not None and expand(file.path, "path").is_dir():
         file = dataclasses.replace(file, format="images")
         columns = columns if columns.id is not None else dataclasses.replace(columns, id=FILE_NAME)
-    named = task.columns_of(columns, source)
+    named = task.columns_of(columns, source, lambda: columns_in(file))
     say(f"reading {source}")
     pictures = file.format == "images"
-    table = read_table(file, [*inputs_named(columns, task, source), *([FILE_NAME] if pictures else [])])
+    table = read_table(file, [*inputs_named(columns, named, labelled=task.labelled), *([FILE_NAME] if pictures else [])])
     place = FILE_NAME if pictures else LINE
     lines = table.column(place)
     unit = "picture" if pictures else table.schema.metadata[b"ftft.unit"].decode()
@@ -224,6 +224,12 @@ def _examples(parts: Sequence[_Part], names: Sequence[str], codes: Sequence[np.n
         raise UserError(
             "the files of data.train differ in how many text columns they have; give each one column, or each a pair"
         )
+    for part in parts:
+        if part.inputs.keys() != parts[0].inputs.keys():
+            raise UserError(
+                f"the files of data.train give {' and '.join(parts[0].inputs)} as well as {' and '.join(part.inputs)}; "
+                "name the same in the `columns` of each"
+            )
     inputs = {name: pa.concat_arrays([part.inputs[name] for part in parts]) for name in parts[0].inputs}
     starts = np.cumsum([0, *(len(part) for part in parts)])
 

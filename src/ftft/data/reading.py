@@ -94,6 +94,18 @@ def _require(path: Path, kind: str) -> None:
         raise UserError(f"{path} is a file; `format: images` is for a folder of pictures")
 
 
+def columns_in(file: DataFile) -> list[str]:
+    """The columns of a data file; of JSONL the keys of its first row. Errors as in :func:`read_table`."""
+    if file.path is None:
+        return list(_hub_table(file).column_names)
+    path = expand(file.path, "path")
+    if format_of(path, file.format) == "parquet":
+        require_file(path)
+        return list(_open_parquet(path).schema_arrow.names)
+    with contextlib.closing(records_of(path, header=file.header, quotes=file.quotes, given=file.format)) as found:
+        return list(next(found, (0, {}))[1])
+
+
 def place(table: pa.Table, row: int) -> str:
     """Where row ``row`` of a read table stands in its file: ``line 17`` (``row 17`` for Parquet and the hub)."""
     unit = (table.schema.metadata or {}).get(b"ftft.unit", b"row").decode()

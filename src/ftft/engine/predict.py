@@ -10,7 +10,7 @@ import torch
 from ftft.engine.flops import FlopCounter
 from ftft.engine.precision import Precision, autocast
 from ftft.engine.processes import ALONE, Processes
-from ftft.tasks.contract import Batch, Prepared, Task
+from ftft.tasks.contract import Batch, Prepared, Task, written_by
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -77,10 +77,16 @@ def predict(
 
     Several ``processes`` share the batches, and all get the whole; ``flops`` counts this process' share.
     """
+    counter = flops or FlopCounter()
     batches = predict_batches(
-        model, task, data, batch_size=batch_size, precision=precision, device=device, flops=flops, processes=processes
+        model, task, data, batch_size=batch_size, precision=precision, device=device, flops=counter, processes=processes
     )
-    own = [(batch.rows.cpu().numpy(), task.predictions(outputs, batch).numpy()) for batch, outputs in batches]
+    own = []
+    for batch, outputs in batches:
+        values = task.predictions(outputs, batch)
+        with autocast(precision, batch.labels.device):
+            more = written_by(task, model, data, batch, counter.count)
+        own.append((batch.rows.cpu().numpy(), (values if more is None else torch.cat([values, more], dim=1)).numpy()))
     parts = [part for theirs in processes.gather(own) for part in theirs]
     assert parts, "there is nothing to predict"
     result = np.zeros((len(data), parts[0][1].shape[1]), dtype=np.float32)

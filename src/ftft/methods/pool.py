@@ -139,8 +139,9 @@ class Pool:
 
     def _class_strata(self, rows: np.ndarray, k: int, balance: Balance) -> tuple[list[np.ndarray], list[int]]:
         labels = self.examples.labels
-        if labels is None:
-            raise UserError("balancing over classes needs labels, and these dynamics hold none; leave the balance out")
+        if labels is None or not self.examples.label_names:
+            what = "these dynamics hold none" if labels is None else "these examples have none"
+            raise UserError(f"balancing over classes needs labels, and {what}; leave the balance out")
         names = [str(name) for name in self.examples.label_names]
         pool = np.bincount(labels, minlength=len(names))
         room = np.bincount(labels[rows], minlength=len(names))

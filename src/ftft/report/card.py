@@ -27,15 +27,18 @@ from ftft.report.figures import (
     without_folders,
 )
 from ftft.report.guessing import guessing
-from ftft.report.headline import headline, with_interval
+from ftft.report.headline import headline
 from ftft.report.learning import learned
 from ftft.report.markdown import markdown_table, safe
+from ftft.report.measures import CLASSIFICATION, compared, measure_of
 
 PIPELINES = {
     "text_classification": "text-classification",
     "image_classification": "image-classification",
     "image_text": "zero-shot-image-classification",
+    "causal_language_modelling": "text-generation",
 }
+RANKING = {"auroc": "AUROC", "average_precision": "Average precision"}  # of classifiers
 
 
 def model_card(result: Mapping[str, Any]) -> str:
@@ -74,15 +77,18 @@ def _metrics(result: Mapping[str, Any], main: str) -> list[str]:
     if not sets:
         return ["## Metrics", "It was not measured: the recipe names no evaluation set."]
     other = str(baseline) if baseline in stage_names(result) and baseline != main else None
-    heads = ["Set", "Role", "Split", "Examples", "Accuracy", "Macro-F1", *([f"Accuracy of {other} (ERM)"] if other else [])]
-    heads += ["AUROC", "Average precision"]
+    told = {name: measure_of(name) for name in compared(result)}
+    titles = {name: one.words[0].upper() + one.words[1:] for name, one in told.items()}
+    first, ranked = compared(result)[0], RANKING if compared(result) == CLASSIFICATION else {}
+    heads = ["Set", "Role", "Split", "Examples", *titles.values(), *([f"{titles[first]} of {other} (ERM)"] if other else [])]
+    heads += ranked.values()
     rows = []
     for one in sets:
-        figures = [metric(result, main, one.name, "metrics", name) for name in ("accuracy", "macro_f1")]
-        figures += [metric(result, other, one.name, "metrics", "accuracy")] if other else []
+        figures = [(how, metric(result, main, one.name, "metrics", name)) for name, how in told.items()]
+        figures += [(told[first], metric(result, other, one.name, "metrics", first))] if other else []
         role = ROLE_NAMES.get(one.role, one.role) + (" (seen)" if one.seen_by else "")
-        shown = ["-" if entry is None else with_interval(entry) for entry in figures]
-        ranking = [metric(result, main, one.name, "metrics", name) for name in ("auroc", "average_precision")]
+        shown = ["-" if entry is None else how.with_interval(entry) for how, entry in figures]
+        ranking = [metric(result, main, one.name, "metrics", name) for name in ranked]
         shown += [decimals(entry.value if entry is not None else None) for entry in ranking]
         rows.append([one.name, role, one.split, count(one.n), *shown])
     note = f"In brackets {level(result)} bootstrap intervals over the evaluation sets."

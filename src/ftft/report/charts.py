@@ -9,6 +9,7 @@ from typing import Any
 
 from ftft.report.figures import Interval, dig, evaluation_sets, mean_interval, mean_sets, number, whole
 from ftft.report.markup import Attributes, Markup, join, tag
+from ftft.report.measures import chief
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 16, 44
@@ -79,7 +80,7 @@ def learning_curves(result: Mapping[str, Any], stage: str) -> Markup | None:
     """The two drawings of a stage; None where it has neither losses nor validation scores."""
     training = dig(result, "stages", stage, "training")
     losses = _losses(training)
-    chosen = dig(result, "recipe", "stages", stage, "stop", "metric") or "accuracy"
+    chosen = dig(result, "recipe", "stages", stage, "stop", "metric") or chief(result)[0]
     scores = _scores(training, str(chosen))
     figures = []
     if len(losses) > 1:

@@ -16,8 +16,8 @@ from ftft.report.figures import ROLE_NAMES, Interval, count, decimals, dig, inte
 PRIOR_SENSITIVE = ("accuracy", "macro_f1")  # a shifted class prior or decision threshold alone can change these
 RANKING = "auroc"  # no threshold and no class prior can change this
 CORRECTED = "prior_corrected."
-LOWER_IS_BETTER = ("ece", "brier", "log_loss")
-UNBOUNDED = ("log_loss",)
+LOWER_IS_BETTER = ("ece", "brier", "log_loss", "loss", "perplexity")
+UNBOUNDED = ("log_loss", "loss", "perplexity")  # no shares
 EVEN = 0.0005  # shares that print as the same tenth of a per cent
 
 _NAMES = {"macro_f1": "macro-F1", "auroc": "AUROC", "ece": "ECE", "log_loss": "log loss", "brier": "Brier score"}
@@ -269,20 +269,29 @@ def shown(entry: Interval | None, metric: str) -> tuple[str, ...]:
     return (write(entry.value), *limits)
 
 
+def written(value: float | None, metric: str) -> str:
+    """A value alone: a share in per cent, any other with decimals."""
+    return decimals(value) if metric in UNBOUNDED else percent(value)
+
+
+def gap_words(gap: Interval | None, metric: str) -> str:
+    """A difference and its interval, "+1.5 [+0.3, +2.7]", of a share in points; "-" where it is not known."""
+    if gap is None or metric not in UNBOUNDED:
+        return points(gap)
+    limits = "" if gap.low is None or gap.high is None else f" [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return f"{gap.value:+.3f}{limits}"
+
+
 def shown_gap(difference: Difference, metric: str) -> str:
     """A difference, its interval and its sign: "+1.5 [+0.3, +2.7] (+)", in points; "-" where it is not known."""
-    gap = difference.gap
-    if gap is None:
-        return "-"
-    if metric not in UNBOUNDED:
-        return f"{points(gap)} ({difference.sign})"
-    limits = "" if gap.low is None or gap.high is None else f" [{gap.low:+.3f}, {gap.high:+.3f}]"
-    return f"{gap.value:+.3f}{limits} ({difference.sign})"
+    return "-" if difference.gap is None else f"{gap_words(difference.gap, metric)} ({difference.sign})"
 
 
-def brief_gap(difference: Difference) -> str:
+def brief_gap(difference: Difference, metric: str = "") -> str:
     """A difference without its interval: "+1.5 (+)"."""
-    return "-" if difference.gap is None else f"{100 * difference.gap.value:+.1f} ({difference.sign})"
+    if difference.gap is None:
+        return "-"
+    return f"{gap_words(Interval(difference.gap.value), metric)} ({difference.sign})"
 
 
 def times(value: float | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ftft.report.charts import COLOURS, LEFT, RIGHT, TOP, Frame, label, ticks
-from ftft.report.comparison_figures import Row, Task, metric_name, rate, sequence, times
+from ftft.report.comparison_figures import UNBOUNDED, Row, Task, metric_name, rate, sequence, times
 from ftft.report.comparison_remarks import on_front
 from ftft.report.comparison_tables import phases_of
 from ftft.report.figures import Interval, dig, number
@@ -38,7 +38,7 @@ def cost_plot(task: Task, note: str) -> Markup | None:
     for row in task.rows:
         cost, value = row.cost("charged"), row.mean("ood", task.headline)
         if cost is not None and value is not None:
-            found.append(Point(row.name, cost, _scaled(value), row.name in front, row.name == task.baseline))
+            found.append(Point(row.name, cost, _scaled(value, task.headline), row.name in front, row.name == task.baseline))
     if not found:
         return None
     x = _range([one.x for one in found], extra=(0.0, 1.0))
@@ -54,7 +54,7 @@ def cost_plot(task: Task, note: str) -> Markup | None:
         tag("polyline", attributes={"class": "front", "points": _coordinates(path)}),
         _scatter(frame, found),
     ]
-    axes = frame.axes("whole cost, as a multiple of ERM's", f"OOD mean {name}, %")
+    axes = frame.axes("whole cost, as a multiple of ERM's", f"OOD mean {_axis(task.headline)}")
     cheap = ", ".join(front)
     said = f"OOD mean {name} over whole cost, with intervals in both directions. On the Pareto front: {cheap}. {note}"
     keys = [
@@ -68,6 +68,8 @@ def cost_plot(task: Task, note: str) -> Markup | None:
 def transfer_plot(task: Task, note: str) -> Markup | None:
     """OOD over ID on logit axes, with the ERM line where the table has one; None where no row has both means."""
     metric = str(dig(task.document, "line", "metric") or task.headline)
+    if metric in UNBOUNDED:  # only a share has a logit
+        return None
     found = []
     for row in task.rows:
         at_home, away = (_logits(row.mean(role, metric)) for role in ("id", "ood"))
@@ -99,7 +101,11 @@ def rate_plots(task: Task) -> Markup | None:
     if not searched:
         return None
     scores = [
-        Interval(100 * one) for row in searched for _, value, each in row.curve for one in (value, *each) if one is not None
+        _scaled(Interval(one), str(dig(row.document, "learning_rate", "metric") or task.headline))
+        for row in searched
+        for _, value, each in row.curve
+        for one in (value, *each)
+        if one is not None
     ]
     y = _range(scores)
     return tag("div", *(_rate_plot(task, row, y) for row in searched), attributes={"class": "small"})
@@ -213,18 +219,20 @@ def _rate_plot(task: Task, row: Row, y: tuple[float, float]) -> Markup:
     named = _spread(curve, row.rate)
     x_ticks = [(math.log10(one), rate(one)) for one in named]
     frame = Frame((places[0] - margin, places[-1] + margin), y, *SMALL, x_ticks=x_ticks)
-    path = [frame.at(x, 100 * value) for x, (_, value, _) in zip(places, curve) if value is not None]
+    metric = str(dig(row.document, "learning_rate", "metric") or task.headline)
+    scale = 1 if metric in UNBOUNDED else 100
+    path = [frame.at(x, scale * value) for x, (_, value, _) in zip(places, curve) if value is not None]
     drawn = [tag("polyline", attributes={"class": "line", "style": "stroke:var(--mark)", "points": _coordinates(path)})]
     for x, (_, _, scores) in zip(places, curve):
-        at = [frame.at(x, 100 * score) for score in scores] if len(scores) > 1 else []
+        at = [frame.at(x, scale * score) for score in scores] if len(scores) > 1 else []
         drawn += [tag("circle", attributes={"class": "spare", "cx": across, "cy": up, "r": 2.5}) for across, up in at]
     for x, (one, value, _) in zip(places, curve):
         if value is not None:
-            across, up = frame.at(x, 100 * value)
+            across, up = frame.at(x, scale * value)
             drawn.append(_dot(across, up, one == row.rate, False))
-    by = metric_name(str(dig(row.document, "learning_rate", "metric") or task.headline))
+    by = metric_name(metric)
     described: Attributes = {"viewBox": f"0 0 {SMALL[0]} {SMALL[1]}", "role": "img", "aria-label": f"{row.name}: {by} by rate"}
-    drawing = tag("svg", frame.axes("learning rate (log axis)", f"{by}, %"), *drawn, attributes=described)
+    drawing = tag("svg", frame.axes("learning rate (log axis)", _axis(metric)), *drawn, attributes=described)
     edge = ", at the edge of its grid" if row.rate_at_edge else ""
     chosen = f"chosen {rate(row.rate)}{edge}" if row.rate is not None else "none chosen"
     return tag("figure", drawing, tag("figcaption", tag("strong", row.name), f": {chosen}"))
@@ -261,8 +269,13 @@ def _each(span: Interval, change: Callable[[float], float]) -> Interval:
     return Interval(change(span.value), *(None if end is None else change(end) for end in (span.low, span.high)))
 
 
-def _scaled(span: Interval) -> Interval:
-    return _each(span, lambda value: 100 * value)
+def _scaled(span: Interval, metric: str) -> Interval:
+    """Shares in per cent."""
+    return span if metric in UNBOUNDED else _each(span, lambda value: 100 * value)
+
+
+def _axis(metric: str) -> str:
+    return metric_name(metric) if metric in UNBOUNDED else f"{metric_name(metric)}, %"
 
 
 def _logits(span: Interval | None) -> Interval | None:

@@ -25,8 +25,9 @@ from ftft.report.comparison_figures import (
     sequence,
     tasks,
     times,
+    written,
 )
-from ftft.report.figures import dig, interval, percent, points, whole
+from ftft.report.figures import dig, interval, points, whole
 
 MOST_NAMED = 3  # other rows in one sentence
 
@@ -104,11 +105,12 @@ def _dominated(task: Task, row: Row) -> str:
     theirs = _place(task, better[0]) if better else None
     if mine is None or theirs is None:
         return ""
+    values = [written(abs(place[1]), task.headline) for place in (mine, theirs)]
     price = "costs less" if theirs[0] < mine[0] else "costs the same"
     also = f"; nor better than {_listed([other.name for other in better[1:]])}" if better[1:] else ""
     return (
         f"{row.name} is not better than {better[0].name}, which {price}: OOD mean {metric_name(task.headline)} "
-        f"{percent(abs(mine[1]))} against {percent(abs(theirs[1]))}, cost {times(mine[0])} against {times(theirs[0])} of "
+        f"{values[0]} against {values[1]}, cost {times(mine[0])} against {times(theirs[0])} of "
         f"ERM{also}."
     )
 

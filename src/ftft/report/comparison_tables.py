@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ftft.comparison.suite import OF_SEQUENCES
 from ftft.report.comparison_figures import (
     CORRECTED,
     LOWER_IS_BETTER,
     PRIOR_SENSITIVE,
     RANKING,
+    UNBOUNDED,
     ComparedSet,
     Difference,
     Row,
     Task,
     caution,
     confidence,
+    gap_words,
     metric_name,
     probability,
     rate,
@@ -25,6 +28,7 @@ from ftft.report.comparison_figures import (
     shown_gap,
     times,
     times_interval,
+    written,
 )
 from ftft.report.figures import Interval, count, decimals, dig, interval, memory, number, percent, scientific, whole
 
@@ -83,12 +87,18 @@ def sensitivity(metric: str) -> Lines:
 
 def reading(table: Mapping[str, Any]) -> str:
     """How the figures of all tables are to be read."""
+    if table.get("headline") in OF_SEQUENCES:
+        prior = "Loss (nats per token) and perplexity stand as they are and are better when lower; the others are in per cent."
+    else:
+        prior = (
+            "Accuracy and macro-F1 are prior-sensitive: a shifted class prior alone can change them. AUROC is not, and "
+            "prior-corrected figures are taken after correction to each set's own class prior, which uses its labels."
+        )
     said = [
         f"Metrics in per cent with {confidence(table)} intervals; below them the paired difference to {table.get('baseline')} "
         "in points with its interval and sign: (+) or (-) where the interval excludes zero, (0) where it holds it or there is "
         "none. Means are unweighted over the sets.",
-        "Accuracy and macro-F1 are prior-sensitive: a shifted class prior alone can change them. AUROC is not, and "
-        "prior-corrected figures are taken after correction to each set's own class prior, which uses its labels.",
+        prior,
         "Cost is the whole cost as a multiple of ERM's: charged with reused stages in full, amortised with them shared among "
         "the rows that use them; the bill of the learning-rate searches stands beside it.",
     ]
@@ -241,17 +251,22 @@ def curves(task: Task) -> Grid:
         by = str(dig(row.document, "learning_rate", "metric") or task.headline)
         on = ", ".join(map(str, sequence(dig(row.document, "learning_rate", "on"))))
         tried = tuple(
-            f"{rate(one)}: {percent(value)}{_by_seed(scores)}{' (chosen)' if one == row.rate else ''}"
+            f"{rate(one)}: {written(value, by)}{_by_seed(scores, by)}{' (chosen)' if one == row.rate else ''}"
             for one, value, scores in row.curve
         )
         if tried:
             rows.append([(task.title(row),), _chosen(row), (metric_name(by), *([f"on {on}"] if on else [])), tried])
     note = "Chosen on ID validation only. In brackets the scores of the search's seeds where there are several."
-    return Grid("Learning-rate curves", [("Row",), ("Chosen",), ("Scored by",), ("Rate: score, %",)], rows, note)
+    return Grid(
+        "Learning-rate curves",
+        [("Row",), ("Chosen",), ("Scored by",), (f"Rate: score{'' if task.headline in UNBOUNDED else ', %'}",)],
+        rows,
+        note,
+    )
 
 
-def _by_seed(scores: Sequence[float]) -> str:
-    return f" [{', '.join(percent(score) for score in scores)}]" if len(scores) > 1 else ""
+def _by_seed(scores: Sequence[float], metric: str) -> str:
+    return f" [{', '.join(written(score, metric) for score in scores)}]" if len(scores) > 1 else ""
 
 
 def verdict(contrast: Any) -> str:
@@ -268,9 +283,9 @@ def verdict(contrast: Any) -> str:
 
 def contrast_kind(contrast: Any) -> str:
     """ "different", "no worse (margin 1.0)"."""
-    margin = number(dig(contrast, "margin"))
+    margin, metric = number(dig(contrast, "margin")), str(dig(contrast, "metric"))
     said = str(dig(contrast, "kind") or "different")
-    return f"{said} (margin {percent(margin)})" if margin is not None else said
+    return f"{said} (margin {written(margin, metric)})" if margin is not None else said
 
 
 def place(contrast: Any) -> str:
@@ -290,8 +305,8 @@ def contrasts(table: Mapping[str, Any]) -> Grid:
                 (place(one),),
                 (metric_name(metric), *sensitivity(metric)),
                 (contrast_kind(one),),
-                _limits(interval(dig(one, "difference"))),
-                _limits(interval(dig(one, "ranking"))),
+                _limits(interval(dig(one, "difference")), metric),
+                _limits(interval(dig(one, "ranking")), RANKING),
                 (probability(number(dig(one, "p"))),),
                 (probability(number(dig(one, "p_holm"))),),
                 (verdict(one),),
@@ -312,11 +327,11 @@ def contrasts(table: Mapping[str, Any]) -> Grid:
     return Grid("Contrasts", [(head,) for head in heads], rows, f"{note} {caution(table)}".rstrip())
 
 
-def _limits(gap: Interval | None) -> Lines:
+def _limits(gap: Interval | None, metric: str) -> Lines:
     if gap is None:
         return NOTHING
-    limits = () if gap.low is None or gap.high is None else (f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]",)
-    return (f"{100 * gap.value:+.1f}", *limits)
+    value, _, limits = gap_words(gap, metric).partition(" ")
+    return (value, limits) if limits else (value,)
 
 
 def failures(task: Task) -> list[str]:

@@ -14,6 +14,7 @@ from ftft.report.columns import GAP, Column, print_columns, say
 from ftft.report.comparison_figures import (
     PRIOR_SENSITIVE,
     RANKING,
+    UNBOUNDED,
     ComparedSet,
     Difference,
     Row,
@@ -21,6 +22,7 @@ from ftft.report.comparison_figures import (
     brief_gap,
     caution,
     confidence,
+    gap_words,
     label,
     metric_name,
     probability,
@@ -28,9 +30,10 @@ from ftft.report.comparison_figures import (
     sequence,
     tasks,
     times,
+    written,
 )
 from ftft.report.comparison_remarks import beware, notes, remarks
-from ftft.report.figures import Interval, dig, interval, number, percent, points
+from ftft.report.figures import Interval, dig, interval, number
 
 NAME = 18  # columns from which a row's or a set's name is broken
 
@@ -109,7 +112,7 @@ def _columns(task: Task, layout: Layout) -> list[Column]:
     found = [
         Column("Row", ["\n".join(_row_cell(task, row, layout)) for row in task.rows], left=True),
         *_facts(task, layout),
-        Column(f"ID\n{metric_name(headline)}", [percent(_value(row.mean("id", headline))) for row in task.rows]),
+        _each(task, f"ID\n{metric_name(headline)}", lambda row: written(_value(row.mean("id", headline)), headline)),
         _mean(task, "ood", headline, layout),
     ]
     if layout.sets:
@@ -126,7 +129,9 @@ def _each(task: Task, heading: str, cell: Callable[[Row], str]) -> Column:
 
 
 def _set_column(task: Task, one: ComparedSet) -> Column:
-    return _each(task, f"{broken(one.name, 12)}\n{one.short}", lambda row: _signed(row.gap_on(one.name, task.headline)))
+    return _each(
+        task, f"{broken(one.name, 12)}\n{one.short}", lambda row: _signed(row.gap_on(one.name, task.headline), task.headline)
+    )
 
 
 def _row_cell(task: Task, row: Row, layout: Layout) -> list[str]:
@@ -170,19 +175,19 @@ def _mean(task: Task, role: str, metric: str, layout: Layout) -> Column:
         entry, gap = row.mean(role, metric), row.mean_gap(role, metric)
         if entry is None:
             return "-"
-        lines = [percent(entry.value)]
+        lines = [written(entry.value, metric)]
         if entry.low is not None and entry.high is not None:
-            lines.append(f"{percent(entry.low)}-{percent(entry.high)}")
+            lines.append(f"{written(entry.low, metric)}-{written(entry.high, metric)}")
         if gap.gap is not None:
-            lines.append(f"{points(gap.gap)} ({gap.sign})" if layout.intervals else brief_gap(gap))
+            lines.append(f"{gap_words(gap.gap, metric)} ({gap.sign})" if layout.intervals else brief_gap(gap, metric))
         return "\n".join(lines)
 
     named = metric_name(metric).replace("prior-corrected ", "pr.-corr.\n")
     return _each(task, f"{'Forget' if role == 'forget' else role.upper()} mean\n{named}", cell)
 
 
-def _signed(difference: Difference) -> str:
-    return "" if difference.gap is None else brief_gap(difference)
+def _signed(difference: Difference, metric: str) -> str:
+    return "" if difference.gap is None else brief_gap(difference, metric)
 
 
 def _signs(row: Row, names: Sequence[str], metric: str) -> str:
@@ -198,12 +203,14 @@ def _key(table: Mapping[str, Any], task: Task, signed: bool) -> str:
     """How to read a task's table."""
     others = [one.name for one in task.sets if one.role != "id"]
     name = metric_name(task.headline)
-    said = [f"In per cent with {confidence(table)} intervals."]
+    unit = "As it stands (lower is better)" if task.headline in UNBOUNDED else "In per cent"
+    in_points = "" if task.headline in UNBOUNDED else " in points"
+    said = [f"{unit} with {confidence(table)} intervals."]
     if task.headline in PRIOR_SENSITIVE:
         said.append(f"A shifted class prior alone can change {name}; AUROC and prior-corrected figures it cannot.")
     if any(row.compared for row in task.rows):
         said.append(
-            f"Below: difference to {task.baseline} in points, (+) or (-) where its interval excludes zero, (0) where it holds "
+            f"Below: difference to {task.baseline}{in_points}, (+) or (-) where its interval excludes zero, (0) where it holds "
             "it or there is none."
         )
         if signed and others:
@@ -229,8 +236,8 @@ def _print_contrasts(table: Mapping[str, Any], console: Console) -> None:
     columns = [
         Column("Contrast", named, left=True),
         Column("On", measured, left=True),
-        Column("Difference", [_stacked(interval(dig(one, "difference"))) for one in listed]),
-        Column("AUROC", [_stacked(interval(dig(one, "ranking"))) for one in listed]),
+        Column("Difference", [_stacked(interval(dig(one, "difference")), str(dig(one, "metric"))) for one in listed]),
+        Column("AUROC", [_stacked(interval(dig(one, "ranking")), RANKING) for one in listed]),
         Column("p", [probability(number(dig(one, "p"))) for one in listed]),
         Column("p\nHolm", [probability(number(dig(one, "p_holm"))) for one in listed]),
         Column("Verdict", [_verdict(one) for one in listed], left=True),
@@ -238,14 +245,14 @@ def _print_contrasts(table: Mapping[str, Any], console: Console) -> None:
     print_columns(columns, console)
 
 
-def _stacked(gap: Interval | None) -> str:
-    return points(gap).replace(" [", "\n[")
+def _stacked(gap: Interval | None, metric: str) -> str:
+    return gap_words(gap, metric).replace(" [", "\n[")
 
 
 def _verdict(contrast: Any) -> str:
     said = tables.verdict(contrast).replace("not shown to be ", "not shown to\nbe ").replace("difference ", "difference\n")
-    margin = number(dig(contrast, "margin"))
-    return said if margin is None else f"{said}\n(margin {percent(margin)})"
+    margin, metric = number(dig(contrast, "margin")), str(dig(contrast, "metric"))
+    return said if margin is None else f"{said}\n(margin {written(margin, metric)})"
 
 
 def _print_explorations(table: Mapping[str, Any], console: Console) -> None:

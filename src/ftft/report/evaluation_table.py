@@ -16,16 +16,18 @@ SHOWN = ("accuracy", "macro_f1", "auroc", "ece")
 
 
 def print_evaluation(figures: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """Print each set's figures (as the classification evaluator gives them) with their 95 % intervals, and below
+    """Print each set's figures (of a classifier those in ``SHOWN``) with their intervals, and below
     the table the sets on which the model is no better than a constant answer."""
     table = Table()
     table.add_column("set")
     table.add_column("role")
     table.add_column("n", justify="right")
-    for name in SHOWN:
+    measured = list(next(iter(figures.values()))["metrics"]) if figures else []
+    chosen = [name for name in SHOWN if name in measured] or measured
+    for name in chosen:
         table.add_column(name, justify="right")
     for name, one in figures.items():
-        values = [_with_interval(one["metrics"][metric]) for metric in SHOWN]
+        values = [_with_interval(one["metrics"][metric]) for metric in chosen]
         table.add_row(
             Text(name),
             f"{one['role']}, {one['split']}{', seen by the model' if one.get('seen') else ''}",

@@ -19,15 +19,13 @@ from ftft.report.figures import (
     mean_sets,
     metric,
     percent,
-    points,
     seen_sets,
     set_difference,
     stage_figures,
     stage_names,
 )
 from ftft.report.guessing import collapse, role_standing
-
-EVEN = 0.0005  # accuracies that print as the same tenth of a per cent
+from ftft.report.measures import MEASURES, Measure, chief
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,11 @@ def headline(result: Mapping[str, Any]) -> Headline:
     parts = [part for role in ("ood", "id") if (part := _role(result, sets, role, main, compared))]
     if compared is None:
         plain = "which is plain fine-tuning (ERM)" if main == baseline else "without an ERM stage to compare it with"
-        sentence = f"Stage {main}, {plain}, reaches {' and '.join(parts)}." if parts else f"Stage {main} has no accuracy."
+        sentence = (
+            f"Stage {main}, {plain}, reaches {' and '.join(parts)}."
+            if parts
+            else f"Stage {main} has no {chief(result)[1].words}."
+        )
     elif parts:
         sentence = f"{'; '.join(parts)}."
         sentence = sentence[0].upper() + sentence[1:]
@@ -102,68 +104,61 @@ def _cost(result: Mapping[str, Any], main: str) -> str:
 
 def _role(result: Mapping[str, Any], sets: Sequence[SetFigures], role: str, main: str, baseline: str | None) -> str:
     """One clause: how ``main`` does in one role, against the baseline where there is one."""
-    chosen = mean_sets(sets, role)
-    value = mean_interval(result, main, role)
+    chosen, (name, told) = mean_sets(sets, role), chief(result)
+    value = mean_interval(result, main, role, name)
     if value is None:
         return ""
-    what = f"mean accuracy of {len(chosen)} sets" if len(chosen) > 1 else "accuracy"
+    what = f"mean {told.words} of {len(chosen)} sets" if len(chosen) > 1 else told.words
     seen = seen_sets(sets) if role == "ood" else []
     what += f" (without {', '.join(one.name for one in seen)}, seen)" if seen else ""
     if baseline is None:
-        return f"{with_interval(value)} {what} {ROLE_NAMES[role]}"
-    other, gap = mean_interval(result, baseline, role), mean_difference(result, main, role)
+        return f"{told.with_interval(value)} {what} {ROLE_NAMES[role]}"
+    other, gap = mean_interval(result, baseline, role, name), mean_difference(result, main, role, name)
     if other is None or gap is None:
         return ""
-    pair = f"{with_interval(value)} against {with_interval(other)} {what}"
-    if abs(gap.value) < EVEN:
-        return f"{ROLE_NAMES[role]}, {_even(gap, f'{main} and plain fine-tuning ({baseline})')}: {pair}"
-    word = "better" if gap.value > 0 else "worse"
-    said = f"{ROLE_NAMES[role]}, {main} is {100 * abs(gap.value):.1f} points {word} than plain fine-tuning ({baseline})"
-    return f"{said}{_certainty(gap)}: {pair}"
+    pair = f"{told.with_interval(value)} against {told.with_interval(other)} {what}"
+    if abs(gap.value) < told.even:
+        return f"{ROLE_NAMES[role]}, {_even(gap, f'{main} and plain fine-tuning ({baseline})', told)}: {pair}"
+    apart = f"{told.amount(gap.value)} {told.better(gap.value)}"
+    said = f"{ROLE_NAMES[role]}, {main} is {apart} than plain fine-tuning ({baseline})"
+    return f"{said}{_certainty(gap, told)}: {pair}"
 
 
-def _even(gap: Interval, between: str) -> str:
+def _even(gap: Interval, between: str, told: Measure) -> str:
     """What a difference that prints as zero says: with a wide interval, only that it is not known."""
     if gap.low is None or gap.high is None:
-        return f"{between} differ by less than a tenth of a point"
-    limits = points(gap).partition(" ")[2]
-    if max(abs(gap.low), abs(gap.high)) < EVEN:
-        return f"{between} do not differ: 0.0 {limits}"
-    return f"no difference between {between} can be told: 0.0 {limits}"
+        return f"{between} differ by less than {'a tenth of a point' if told.share else told.amount(2 * told.even)}"
+    limits, zero = told.difference(gap).partition(" ")[2], told.figure(0.0)
+    if max(abs(gap.low), abs(gap.high)) < told.even:
+        return f"{between} do not differ: {zero} {limits}"
+    return f"no difference between {between} can be told: {zero} {limits}"
 
 
-def _certainty(gap: Interval) -> str:
+def _certainty(gap: Interval, told: Measure) -> str:
     """What a paired interval says of its difference; "" without one."""
     if gap.low is None or gap.high is None:
         return ""
-    limits = points(gap).partition(" ")[2]
+    limits = told.difference(gap).partition(" ")[2]
     return f", {'beyond' if gap.low > 0 or gap.high < 0 else 'within'} sampling chance {limits}"
 
 
 def _details(result: Mapping[str, Any], sets: Sequence[SetFigures], main: str, baseline: str) -> tuple[str, ...]:
-    lines = []
+    lines, (name, told) = [], chief(result)
     for one in sets:
-        mine, theirs = (metric(result, stage, one.name, "metrics", "accuracy") for stage in (main, baseline))
+        mine, theirs = (metric(result, stage, one.name, "metrics", name) for stage in (main, baseline))
         if mine is not None and theirs is not None:
             seen = f" (seen by the model of {', '.join(one.seen_by)})" if one.seen_by else ""
-            said = verdict(mine, theirs, set_difference(result, main, one.name))
-            lines.append(f"{one.name}{seen}: {with_interval(mine)} against {with_interval(theirs)}, {said}")
+            said = verdict(mine, theirs, set_difference(result, main, one.name, name), told)
+            lines.append(f"{one.name}{seen}: {told.with_interval(mine)} against {told.with_interval(theirs)}, {said}")
     return tuple(lines)
 
 
-def verdict(mine: Interval, theirs: Interval, gap: Interval | None = None) -> str:
+def verdict(mine: Interval, theirs: Interval, gap: Interval | None = None, told: Measure = MEASURES["accuracy"]) -> str:
     """ "better" or "worse", and how sure: by the paired interval of the difference, else by whether the two overlap."""
-    if abs(mine.value - theirs.value) < EVEN:
-        return _even(gap or Interval(0.0), "the two").replace(" between the two", "")
-    word = "better" if mine.value > theirs.value else "worse"
+    if abs(mine.value - theirs.value) < told.even:
+        return _even(gap or Interval(0.0), "the two", told).replace(" between the two", "")
+    word = told.better(mine.value - theirs.value)
     if gap is not None and gap.low is not None:
-        return f"{word} by {100 * abs(gap.value):.1f} points{_certainty(gap)}"
+        return f"{word} by {told.amount(gap.value)}{_certainty(gap, told)}"
     apart = mine.apart_from(theirs)
     return word if apart is None else f"{word}, the intervals {'do not overlap' if apart else 'overlap'}"
-
-
-def with_interval(entry: Interval) -> str:
-    """ "71.2 % [67.5, 74.8]"."""
-    if entry.low is None or entry.high is None:
-        return f"{percent(entry.value)} %"
-    return f"{percent(entry.value)} % [{percent(entry.low)}, {percent(entry.high)}]"

@@ -31,6 +31,7 @@ from ftft.report.guessing import guessing
 from ftft.report.headline import headline
 from ftft.report.map_payload import ExplorerData, Texts
 from ftft.report.markup import Markup, tag
+from ftft.report.measures import CLASSIFICATION, compared
 from ftft.report.parts import Parts, group_rows
 from ftft.report.stage_charts import accuracy_chart, cost_chart, difference_chart
 from ftft.report.transfer import transfer, transfer_tables
@@ -99,7 +100,8 @@ def _evaluation(result: Mapping[str, Any]) -> Markup | None:
         note = f"{positive} {note}"
     without = left_out(evaluation_sets(result))
     said = tag("p", f"{without[0].upper()}{without[1:]}.") if without else None
-    more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note))
+    classes = compared(result) == CLASSIFICATION
+    more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note)) if classes else ()
     drawn = [accuracy_chart(result), difference_chart(result)]
     charts = [tag("div", *(one for one in drawn if one is not None), attributes={"class": "charts"})] if any(drawn) else []
     looked = [tag("p", sentence) for sentence in measured(result)]

@@ -24,7 +24,6 @@ from ftft.report.figures import (
     metric,
     number,
     percent,
-    points,
     scientific,
     seen_sets,
     set_difference,
@@ -35,9 +34,19 @@ from ftft.report.figures import (
 from ftft.report.guessing import set_guess
 from ftft.report.learning import Learned, learned, picked_words
 from ftft.report.markup import Markup, join, table, under
+from ftft.report.measures import chief, compared, legend, measure_of
 from ftft.report.parts import DataMap, GroupRow
 
 Cell = Markup | str
+
+
+def shown(name: str, entry: Interval | None, *extra: str) -> Markup:
+    """A score as it is told, its interval below."""
+    told = measure_of(name)
+    if entry is None:
+        return join(["-"])
+    limits = "" if entry.low is None or entry.high is None else f"[{told.figure(entry.low)}, {told.figure(entry.high)}]"
+    return under(told.figure(entry.value), limits, *extra)
 
 
 def share(entry: Interval | None, *extra: str) -> Markup:
@@ -59,6 +68,7 @@ def plain(entry: Interval | None) -> Markup:
 def stages_table(result: Mapping[str, Any]) -> Markup:
     """One row per stage: model, what it learned from, steps, whole cost."""
     rows: list[list[Cell]] = []
+    first, told = chief(result)
     for name in stage_names(result):
         row, stage = stage_figures(result, name), dig(result, "stages", name)
         rows.append(
@@ -67,14 +77,16 @@ def stages_table(result: Mapping[str, Any]) -> Markup:
                 _model(stage),
                 _learned(learned(result, name)),
                 _steps(row),
-                share(mean_interval(result, name, "id")),
-                share(mean_interval(result, name, "ood")),
+                shown(first, mean_interval(result, name, "id", first)),
+                shown(first, mean_interval(result, name, "ood", first)),
                 under(percent(row.fraction), row.cost_kind or ""),
                 duration(row.seconds),
             ]
         )
-    heads = ["Stage", "Model", "Examples", "Steps", "ID mean, %", "OOD mean, %", "Cost, % of ERM", "Time"]
-    return table(heads, rows, caption="Means are of accuracy; cost and time include the stages a stage uses.")
+    percents = ", %" if told.share else ""
+    means = [f"ID mean{percents}", f"OOD mean{percents}"]
+    heads = ["Stage", "Model", "Examples", "Steps", *means, "Cost, % of ERM", "Time"]
+    return table(heads, rows, caption=f"Means are of {told.words}; cost and time include the stages a stage uses.")
 
 
 def _model(stage: Any) -> Markup:
@@ -112,10 +124,12 @@ def _steps(row: StageFigures) -> Markup:
 
 
 def results_table(result: Mapping[str, Any]) -> Markup:
-    """One row per set, one column per stage: accuracy with its interval and macro-F1; the means; the difference to ERM."""
+    """One row per set, one column per stage: the chief score with its interval and the others (accuracy and macro-F1); the
+    means; the difference to ERM."""
+    first = chief(result)[0]
     names, sets = stage_names(result), evaluation_sets(result)
     main, baseline = str(result.get("main")), str(result.get("baseline"))
-    compared = main in names and baseline in names and main != baseline
+    against = main in names and baseline in names and main != baseline
     rows: list[list[Cell]] = []
     kinds: list[str] = []
     roles = list(dict.fromkeys(one.role for one in sets))
@@ -126,40 +140,44 @@ def results_table(result: Mapping[str, Any]) -> Markup:
             facts += [f"seen by the model of {', '.join(one.seen_by)}"] if one.seen_by else []
             guess = set_guess(result, one.name)
             facts += [] if guess is None else [f"{percent(guess.accuracy)} % {guess.label}"]
-            found = {name: metric(result, name, one.name, "metrics", "accuracy") for name in names}
-            cells = [share(found[name], _f1(result, name, one.name)) for name in names]
-            rows.append([under(one.name, ", ".join(facts)), *cells, *([_gap(result, main, one.name)] if compared else [])])
+            found = {name: metric(result, name, one.name, "metrics", first) for name in names}
+            cells = [shown(first, found[name], *_others(result, name, one.name)) for name in names]
+            rows.append([under(one.name, ", ".join(facts)), *cells, *([_gap(result, main, one.name)] if against else [])])
             kinds.append("")
         over = mean_sets(sets, role)
         if role != "forget" and len(own) > 1 and over:
-            means = {name: mean_interval(result, name, role) for name in names}
-            gap = [_points(mean_difference(result, main, role), mean_difference(result, main, role, "macro_f1"))]
+            means = {name: mean_interval(result, name, role, first) for name in names}
+            gap = [_points({name: mean_difference(result, main, role, name) for name in compared(result)})]
             split = "test" if over[0].split == "test" else "validation"
             facts = [f"{len(over)} {split} sets, unweighted" if len(over) > 1 else f"{split} set {over[0].name} only"]
             facts += ["without those seen"] if seen_sets(own) else []
             title = under(f"{role.upper()} mean", ", ".join(facts))
-            rows.append([title, *(share(means[name]) for name in names), *(gap if compared else [])])
+            rows.append([title, *(shown(first, means[name]) for name in names), *(gap if against else [])])
             kinds.append("sum")
-    heads = ["Set", *(stage_figures(result, name).title for name in names), *([f"{main} minus {baseline}"] if compared else [])]
-    caption = f"Accuracy in per cent with {level(result)} bootstrap intervals, and macro-F1"
-    paired = "; differences in points, with paired intervals, and those of macro-F1." if compared else "."
+    heads = ["Set", *(stage_figures(result, name).title for name in names), *([f"{main} minus {baseline}"] if against else [])]
+    caption = legend(result).format(level=level(result))
+    rest = ", ".join(measure_of(name).words for name in compared(result)[1:])
+    scale = "points" if measure_of(first).share else measure_of(first).scale
+    paired = f"; differences in {scale}, with paired intervals, and those of {rest}." if against else "."
     frequent = " Under a set's name: its most frequent class." if any(set_guess(result, one.name) for one in sets) else ""
     return table(heads, rows, caption=f"{caption}{paired}{frequent}", kinds=kinds)
 
 
-def _f1(result: Mapping[str, Any], stage: str, name: str) -> str:
-    found = metric(result, stage, name, "metrics", "macro_f1")
-    return "" if found is None else f"F1 {percent(found.value)}"
+def _others(result: Mapping[str, Any], stage: str, set_name: str) -> list[str]:
+    found = {name: metric(result, stage, set_name, "metrics", name) for name in compared(result)[1:]}
+    return [f"{measure_of(name).short} {measure_of(name).figure(one.value)}" for name, one in found.items() if one is not None]
 
 
-def _gap(result: Mapping[str, Any], main: str, name: str) -> Markup:
-    return _points(set_difference(result, main, name), set_difference(result, main, name, "macro_f1"))
+def _gap(result: Mapping[str, Any], main: str, set_name: str) -> Markup:
+    return _points({name: set_difference(result, main, set_name, name) for name in compared(result)})
 
 
-def _points(accuracy: Interval | None, f1: Interval | None) -> Markup:
-    """A difference in points with its interval, and below it that of macro-F1."""
-    value, _, limits = points(accuracy).partition(" ")
-    return under(value, limits, f"F1 {points(f1)}" if f1 is not None else "")
+def _points(differences: Mapping[str, Interval | None]) -> Markup:
+    """The difference of the chief score with its interval (in points of accuracy), and below it those of the others."""
+    first, *others = differences
+    value, _, limits = measure_of(first).difference(differences[first]).partition(" ")
+    known = {measure_of(name): entry for name in others if (entry := differences[name]) is not None}
+    return under(value, limits, *(f"{told.short} {told.difference(entry)}" for told, entry in known.items()))
 
 
 def further_table(result: Mapping[str, Any]) -> Markup:

@@ -28,7 +28,6 @@ from ftft.report.figures import (
     measured,
     metric,
     percent,
-    points,
     sentences,
     set_difference,
     stage_figures,
@@ -37,6 +36,7 @@ from ftft.report.figures import (
 from ftft.report.guessing import guessing
 from ftft.report.headline import headline
 from ftft.report.learning import Learned, learned, picked_words
+from ftft.report.measures import CLASSIFICATION, Measure, compared, legend, measure_of
 from ftft.report.parts import GroupRow, Parts, group_rows, load_parts
 from ftft.report.terminal_map import print_map
 
@@ -52,8 +52,8 @@ def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | 
         for columns in _tables(result, [stage_figures(result, name) for name in names], console.width):
             print_columns(columns, console)
     if sets:
-        legend = f"Accuracy in per cent with {level(result)} bootstrap intervals, and macro-F1 (F1)."
-        say(f"{legend} {_means(result)}".rstrip(), console, "dim")
+        shown = legend(result).format(level=level(result)) + (" (F1)" if compared(result) == CLASSIFICATION else "")
+        say(f"{shown}. {_means(result)}".rstrip(), console, "dim")
         if without := left_out(sets):
             say(f"{without[0].upper()}{without[1:]}.", console, "yellow")
     say("Cost: floating-point operations, upstream stages included, in per cent of plain fine-tuning (ERM).", console, "dim")
@@ -118,8 +118,12 @@ def _mean_column(result: Mapping[str, Any], rows: Sequence[StageFigures], role: 
     over = mean_sets(evaluation_sets(result), role)
     if len(over) == 1 and role == "id":
         return Column("ID", [_cell(result, row.name, over[0].name) for row in rows])
-    means = [(mean_interval(result, row.name, role), mean_metric(result, row.name, over, "macro_f1")) for row in rows]
-    return Column(f"{role.upper()}\nmean", [_lines(accuracy, f1) for accuracy, f1 in means])
+    name, *others = compared(result)
+    means = [
+        (mean_interval(result, row.name, role, name), {other: mean_metric(result, row.name, over, other) for other in others})
+        for row in rows
+    ]
+    return Column(f"{role.upper()}\nmean", [_lines(measure_of(name), entry, rest) for entry, rest in means])
 
 
 def _set_column(result: Mapping[str, Any], rows: Sequence[StageFigures], one: SetFigures) -> Column:
@@ -147,17 +151,21 @@ def _of(part: int | None, whole: int | None) -> str:
 
 
 def _cell(result: Mapping[str, Any], stage: str, name: str) -> str:
-    accuracy, f1 = (metric(result, stage, name, "metrics", key) for key in ("accuracy", "macro_f1"))
-    return _lines(accuracy, None if f1 is None else f1.value)
+    entries = {key: metric(result, stage, name, "metrics", key) for key in compared(result)}
+    first, *others = entries
+    rest = {key: None if (entry := entries[key]) is None else entry.value for key in others}
+    return _lines(measure_of(first), entries[first], rest)
 
 
-def _lines(accuracy: Interval | None, f1: float | None) -> str:
-    """Accuracy in per cent, below it its interval, and below that macro-F1."""
-    if accuracy is None:
+def _lines(told: Measure, entry: Interval | None, rest: Mapping[str, float | None]) -> str:
+    """The chief score (accuracy in per cent), below it its interval, and below that the others (macro-F1)."""
+    if entry is None:
         return "-"
-    known = accuracy.low is not None and accuracy.high is not None
-    limits = [f"{percent(accuracy.low)}-{percent(accuracy.high)}"] if known else []
-    return "\n".join([percent(accuracy.value), *limits, *([] if f1 is None else [f"F1 {percent(f1)}"])])
+    known = entry.low is not None and entry.high is not None
+    limits = [f"{told.figure(entry.low)}-{told.figure(entry.high)}"] if known else []
+    told_too = {measure_of(name): value for name, value in rest.items() if value is not None}
+    others = [f"{one.short} {one.figure(value)}" for one, value in told_too.items()]
+    return "\n".join([told.figure(entry.value), *limits, *others])
 
 
 def _print_differences(result: Mapping[str, Any], sets: Sequence[SetFigures], console: Console) -> None:
@@ -171,20 +179,25 @@ def _print_differences(result: Mapping[str, Any], sets: Sequence[SetFigures], co
 
     def cells(stage: str, name: str) -> list[str]:
         means = [mean_difference(result, stage, role, name) for role in roles]
-        return [points(entry) for entry in [*means, *(set_difference(result, stage, one.name, name) for one in sets)]]
+        found = [*means, *(set_difference(result, stage, one.name, name) for one in sets)]
+        return [measure_of(name).difference(entry) for entry in found]
+
+    first, second = (*compared(result), *compared(result))[:2]
 
     columns = [
         Column("Set", [*(f"{role.upper()} mean" for role in roles), *(one.name for one in sets)], left=True),
         Column("Role", [*(f"{len(mean_sets(sets, role))} sets" for role in roles), *map(_role, sets)], left=True),
-        *(Column(stage, cells(stage, "accuracy")) for stage in stages),
+        *(Column(stage, cells(stage, first)) for stage in stages),
     ]
-    f1 = Column(f"{stages[0]}, F1", cells(stages[0], "macro_f1"))
-    if sum(column.width + GAP for column in [*columns, f1]) - GAP <= console.width:
-        columns.insert(3, f1)
+    more = Column(f"{stages[0]}, {measure_of(second).short}", cells(stages[0], second))
+    if second != first and sum(column.width + GAP for column in [*columns, more]) - GAP <= console.width:
+        columns.insert(3, more)
     shown = [column for column in columns if set(column.cells) != {"-"}]
     if len(shown) > 2:
         say("", console)
-        say(f"Minus {baseline}, in points of accuracy, with paired {level(result)} intervals:", console, "bold")
+        told = measure_of(first)
+        better = " (negative is better)" if told.lower else ""
+        say(f"Minus {baseline}, in {told.scale}{better}, with paired {level(result)} intervals:", console, "bold")
         print_columns(shown, console)
 
 

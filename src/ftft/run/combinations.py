@@ -13,7 +13,7 @@ from ftft.dynamics.score_names import MINIMUM_EPOCHS
 from ftft.engine.settings import ModelSettings, TrainSettings
 from ftft.errors import UserError, did_you_mean
 from ftft.methods.questions import OF_MODELS, QUESTIONS
-from ftft.methods.registry import build_task, header, list_methods, list_tasks, task_header
+from ftft.methods.registry import build_task, header, list_methods
 from ftft.paths import variables
 from ftft.run.recipe import Recipe, Stage, evaluators
 from ftft.tasks.contract import Task
@@ -27,7 +27,6 @@ def check_combinations(recipe: Recipe) -> None:
     if recipe.name is not None:
         _file_name(recipe.name, "name")
     task = build_task(recipe.task)
-    _check_task(task.name)
     _check_data(recipe.data)
     _check_names(recipe)
     for name, stage in recipe.stages.items():
@@ -178,15 +177,6 @@ def _check_stop(stage: Stage, data: DataSettings, task: Task, where: str) -> Non
                 f"stop on a validation set ({', '.join(allowed)})"
             )
         raise UserError(f'{where}.stop.on: there is no validation set "{name}"{did_you_mean(name, allowed)}')
-
-
-def _check_task(name: str) -> None:
-    if "recipes" not in task_header(name, "task").offers:
-        able = ", ".join(task.name for task in list_tasks() if "recipes" in task.offers)
-        raise UserError(
-            f"task.name: {name} has no data, models and metrics in recipes yet, only in code that builds a training itself; "
-            f"recipes are for {able}"
-        )
 
 
 def _check_tasks(stage: Stage, task: str, where: str) -> None:

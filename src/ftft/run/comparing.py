@@ -15,8 +15,8 @@ import numpy as np
 
 from ftft.data.examples import EvaluationSet
 from ftft.tasks import intervals
+from ftft.tasks.contract import Task, quantities_of
 
-METRICS = ("accuracy", "macro_f1")
 MEANS = ("id", "ood")
 
 
@@ -40,6 +40,7 @@ def averaged(sets: Iterable[SetRole], role: str) -> list[str]:
 def compare(
     sets: Mapping[str, EvaluationSet],
     predictions: Mapping[str, Mapping[str, np.ndarray]],
+    task: Task,
     *,
     baseline: str | None,
     seen: Iterable[str],
@@ -47,22 +48,25 @@ def compare(
     level: float,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """For each stage of ``predictions`` (stage -> set -> classes int [N]) the entries ``means`` and ``versus_baseline``.
+    """For each stage of ``predictions`` (stage -> set -> classes int [N]; of a task whose rows have none, what it predicts
+    [N, K]) the entries ``means`` and ``versus_baseline``.
 
-    ``means``: role -> {"sets", "accuracy", "macro_f1"}, None for a role without a set. ``versus_baseline``: the stage minus
-    the baseline, per set and for the means; None for the baseline itself and without one. Every figure is {"value", "low",
-    "high"}; without resamples the limits are NaN.
+    ``means``: role -> {"sets", and the task's ``compared`` scores such as "accuracy", "macro_f1"}, None for a role without a
+    set. ``versus_baseline``: the stage minus the baseline, per set and for the means; None for the baseline itself and without
+    one. Every figure is {"value", "low", "high"}; without resamples the limits are NaN.
     """
-    stages = list(predictions)
-    draws = {name: _draws(one, [predictions[stage][name] for stage in stages], resamples, seed) for name, one in sets.items()}
+    stages, compared = list(predictions), quantities_of(task).compared
+    draws = {
+        name: _draws(one, [predictions[stage][name] for stage in stages], task, resamples, seed) for name, one in sets.items()
+    }
     left_out = set(seen)
     roles = [SetRole(name, one.role, one.split, name in left_out) for name, one in sets.items()]
     over = {role: averaged(roles, role) for role in MEANS}
-    means = {role: _mean(draws, names) for role, names in over.items() if names}
+    means = {role: _mean(draws, names, compared) for role, names in over.items() if names}
     against = stages.index(baseline) if baseline in stages else None
 
     def figures(found: Mapping[str, np.ndarray], column: int, minus: int | None = None) -> dict[str, Any]:
-        columns = {name: found[name][:, column] - (0.0 if minus is None else found[name][:, minus]) for name in METRICS}
+        columns = {name: found[name][:, column] - (0.0 if minus is None else found[name][:, minus]) for name in compared}
         return {name: intervals.interval_of(values, level) for name, values in columns.items()}
 
     result: dict[str, dict[str, Any]] = {}
@@ -83,16 +87,21 @@ def compare(
     return result
 
 
-def _draws(one: EvaluationSet, predicted: Sequence[np.ndarray], resamples: int, seed: int) -> dict[str, np.ndarray]:
+def _draws(one: EvaluationSet, predicted: Sequence[np.ndarray], task: Task, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    labels, own = one.examples.labels, intervals.seed_for(seed, one.name)
     clusters = None if one.examples.clusters is None else intervals.codes(one.examples.clusters)
-    return intervals.paired_draws(
-        one.examples.labels,
-        np.stack(predicted),
+    if task.inputs.labelled:
+        return intervals.paired_draws(labels, np.stack(predicted), clusters=clusters, resamples=resamples, seed=own)
+    return intervals.paired_measures(
+        lambda values, counts: task.measure(labels, values, counts),
+        predicted,
         clusters=clusters,
         resamples=resamples,
-        seed=intervals.seed_for(seed, one.name),
+        seed=own,
     )
 
 
-def _mean(draws: Mapping[str, Mapping[str, np.ndarray]], names: Sequence[str]) -> dict[str, np.ndarray]:
-    return {metric: intervals.mean_of_sets([draws[name][metric] for name in names]) for metric in METRICS}
+def _mean(
+    draws: Mapping[str, Mapping[str, np.ndarray]], names: Sequence[str], compared: Sequence[str]
+) -> dict[str, np.ndarray]:
+    return {metric: intervals.mean_of_sets([draws[name][metric] for name in names]) for metric in compared}

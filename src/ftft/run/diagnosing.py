@@ -63,11 +63,12 @@ def diagnose_map(dynamics: Dynamics, rule: Mapping[str, Any], train_ids: pa.Arra
 
 def class_prior(selection: Selection, train: Examples) -> dict[str, Any] | None:
     """The class shares of the training set and of what is learned from (copies and weights counted), and their total
-    variation: half the sum of the absolute differences. None where every example counts the same."""
+    variation: half the sum of the absolute differences. None where every example counts the same, or
+    rows have no classes."""
     rows = pc.index_in(selection.ids.cast(pa.large_string()), value_set=train.ids.cast(pa.large_string()))
     weights = np.asarray(selection.weights, dtype=np.float64)
     amount = np.bincount(np.asarray(rows.fill_null(0)).astype(np.int64), weights=weights, minlength=len(train))
-    if len(train) == 0 or np.ptp(amount) == 0:
+    if len(train) == 0 or not train.label_names or np.ptp(amount) == 0:
         return None
     classes = len(train.label_names)
     whole = np.bincount(train.labels, minlength=classes) / len(train)

@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe
 from ftft.state.manifest import read_manifest, write_manifest
-from ftft.tasks.contract import Task
+from ftft.tasks.contract import Task, quantities_of
 from ftft.tasks.metrics import merge_probabilities, normalise
 
 FORMAT_VERSION = 1
@@ -45,17 +45,17 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: per set the evaluator's figures, what measuring cost, and per set the probabilities float64
-    [N, K] over the set's own classes, in its order."""
+    """What was measured: per set the evaluator's figures, what measuring cost, and per set what the task predicts, float64
+    [N, K]: of a classifier the probabilities over the set's own classes, in its order."""
 
     sets: Mapping[str, Mapping[str, Any]]
     ledger: Ledger
-    probabilities: Mapping[str, np.ndarray]
+    predictions: Mapping[str, np.ndarray]
 
     @property
     def classes(self) -> dict[str, np.ndarray]:
-        """Per set the predicted classes int [N]."""
-        return {name: values.argmax(axis=1) for name, values in self.probabilities.items()}
+        """Per set the predicted classes int [N], of a classifier."""
+        return {name: values.argmax(axis=1) for name, values in self.predictions.items()}
 
 
 def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
@@ -77,29 +77,38 @@ def said_of(seen: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def write_predictions(
-    path: Path, ids: pa.Array, labels: np.ndarray, probabilities: np.ndarray, metadata: Mapping[str, Any]
+    path: Path,
+    ids: pa.Array,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    metadata: Mapping[str, Any],
+    columns: Sequence[str] = (),
 ) -> None:
-    """Per-example predictions as Parquet: ``id``, ``label`` (the set's own class index), ``probability`` (float32 [K] of
-    one model's or set's classes). Texts are never stored."""
-    classes = probabilities.shape[1]
-    values = pa.array(np.ascontiguousarray(probabilities, dtype=np.float32).reshape(-1))
-    table = pa.table(
-        {
-            "id": ids,
-            "label": pa.array(labels.astype(np.int32)),
-            "probability": pa.FixedSizeListArray.from_arrays(values, classes),
-        }
-    )
+    """Per-example predictions [N, K] as Parquet: ``id``, ``label`` (the set's own class index), ``probability`` (float32 [K]
+    of one model's or set's classes); of a task that names its ``columns``, ``id`` and these (float32). Texts are never
+    stored."""
+    values = np.asarray(predictions, dtype=np.float32)
+    kept: dict[str, Any] = {"id": ids}
+    if columns:
+        kept |= {name: pa.array(values[:, place]) for place, name in enumerate(columns)}
+    else:
+        kept["label"] = pa.array(labels.astype(np.int32))
+        kept["probability"] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    table = pa.table(kept)
     described = {"format": "ftft/predictions", "format_version": FORMAT_VERSION, **metadata}
     table = table.replace_schema_metadata({"ftft": json.dumps(described)})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
 
 
-def read_predictions(path: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
-    """(ids, labels int64 [N], probabilities float64 [N, C]) from a predictions file; UserError when it is damaged."""
+def read_predictions(path: Path, columns: Sequence[str] = ()) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """(ids, labels int64 [N], probabilities float64 [N, C]) from a predictions file, or of one with ``columns`` these as
+    float64 [N, K], and zeros as labels; UserError when it is damaged."""
     try:
         table = pq.read_table(path, page_checksum_verification=True)
+        if columns:
+            values = np.stack([table.column(name).to_numpy() for name in columns], axis=1).astype(np.float64)
+            return table.column("id").combine_chunks(), np.zeros(len(table), dtype=np.int64), values
         column = table.column("probability").combine_chunks()
         probabilities = column.flatten().to_numpy().reshape(len(table), column.type.list_size).astype(np.float64)
         return table.column("id").combine_chunks(), table.column("label").to_numpy().astype(np.int64), probabilities
@@ -133,7 +142,9 @@ def evaluate(
         for name, one in data.evaluation.items()
     }
     figures = processes.once(lambda: _figures(data, predictions, own, evaluator, seed, training_prior))
-    return Evaluation(figures, ledger, {name: normalise(values) for name, values in own.items()})
+    if task.inputs.labelled:
+        own = {name: normalise(values) for name, values in own.items()}
+    return Evaluation(figures, ledger, own)
 
 
 def _figures(
@@ -168,7 +179,7 @@ def predictions_on_all(
     result: dict[str, np.ndarray] = {}
     for name, one in data.evaluation.items():
         path = folder / f"{one.examples.fingerprint[:20]}.parquet"
-        stored = processes.once(partial(_stored, path, one, notify))
+        stored = processes.once(partial(_stored, path, one, task, notify))
         if stored is not None:
             result[name], cost = stored
             ledger = ledger.merge(cost)
@@ -187,7 +198,7 @@ def _predict_one(
     model, processor, precision = loaded
     started, flops, cost = time.perf_counter(), FlopCounter(), Ledger()
     prepared = task.prepare(one.examples, processor)
-    probabilities = predict(model, task, prepared, precision=precision, flops=flops, processes=processes)
+    predictions = predict(model, task, prepared, precision=precision, flops=flops, processes=processes)
     cost.add(
         "evaluation",
         flops=processes.total(flops.spent),
@@ -198,21 +209,24 @@ def _predict_one(
 
     def write() -> None:
         described = {"fingerprint": one.examples.fingerprint}
-        write_predictions(path, one.examples.ids, one.examples.labels, probabilities, described)
+        examples, columns = one.examples, quantities_of(task).predictions
+        write_predictions(path, examples.ids, examples.labels, predictions, described, columns)
         kept = {"cost": cost.to_json(), "sha256": sha256_file(path)}
         write_manifest(path.with_suffix(".json"), kept, kind="predictions-cost", version=FORMAT_VERSION)
 
     processes.once(write)
-    return probabilities.astype(np.float64), cost
+    return predictions.astype(np.float64), cost
 
 
-def _stored(path: Path, one: EvaluationSet, notify: Callable[[dict[str, Any]], None]) -> tuple[np.ndarray, Ledger] | None:
+def _stored(
+    path: Path, one: EvaluationSet, task: Task, notify: Callable[[dict[str, Any]], None]
+) -> tuple[np.ndarray, Ledger] | None:
     """The predictions that were kept and what they cost; None where there are none, or damaged ones (with a warning)."""
     cost_path = path.with_suffix(".json")
     if not (path.exists() and cost_path.exists()):
         return None
     try:
-        return _aligned(path, one), _cost_of(cost_path, path)
+        return _aligned(path, one, quantities_of(task).predictions), _cost_of(cost_path, path)
     except (UserError, OSError, ValueError, AttributeError) as error:
         notify({"event": "warning", "text": f"stored predictions are damaged and made again: {error}"})
         return None
@@ -229,19 +243,19 @@ def _cost_of(cost_path: Path, path: Path) -> Ledger:
     return Ledger.from_json(kept["cost"])
 
 
-def _aligned(path: Path, one: EvaluationSet) -> np.ndarray:
-    """Stored probabilities in the set's present order (the fingerprint does not depend on it)."""
+def _aligned(path: Path, one: EvaluationSet, columns: Sequence[str]) -> np.ndarray:
+    """Stored predictions in the set's present order (the fingerprint does not depend on it)."""
     import pyarrow.compute as pc
 
-    ids, _, probabilities = read_predictions(path)
+    ids, _, predictions = read_predictions(path, columns)
     positions = pc.index_in(one.examples.ids, value_set=ids)
-    return probabilities[positions.to_numpy(zero_copy_only=False).astype(np.int64)]
+    return predictions[positions.to_numpy(zero_copy_only=False).astype(np.int64)]
 
 
 def evaluate_saved(
     model: Path, recipe: Recipe, *, out: Path | None = None, notify: Callable[[dict[str, Any]], None] = lambda event: None
 ) -> dict[str, Mapping[str, Any]]:
-    """Measure any saved classifier on a recipe's evaluation sets; the figures by set name.
+    """Measure any saved model on a recipe's evaluation sets; the figures by set name.
 
     With ``out`` the figures (``evaluation.json``) and the per-example predictions are kept there. Raises UserError for a
     model whose labels do not fit the recipe's data.
@@ -285,16 +299,15 @@ def evaluate_saved(
         )
         sets: dict[str, dict[str, Any]] = {name: {**one, "seen": list(known.get(name, ()))} for name, one in found.sets.items()}
         if out is not None:
-            for name, path in write_named_predictions(out, found, data).items():
+            for name, path in write_named_predictions(out, found, data, quantities_of(task).predictions).items():
                 sets[name]["predictions"] = path
-            document = {
-                "model": portable_path(str(model)),
-                "training_prior": {
+            document: dict[str, Any] = {"model": portable_path(str(model))}
+            if task.inputs.labelled:
+                document["training_prior"] = {
                     "of": "what the model learned from" if from_model else "the recipe's training set",
                     "shares": dict(zip(data.train.label_names, prior.tolist())),
-                },
-                "sets": sets,
-            }
+                }
+            document["sets"] = sets
             write_json(out / "evaluation.json", document, kind="evaluation")
     return dict(sets)
 
@@ -313,9 +326,12 @@ def _prior_of_saved(model: Path, data: LoadedData) -> tuple[np.ndarray, bool]:
     return np.bincount(data.train.labels, minlength=len(names)) / max(1, len(data.train)), False
 
 
-def write_named_predictions(folder: Path, evaluation: Evaluation, data: LoadedData) -> dict[str, str]:
+def write_named_predictions(
+    folder: Path, evaluation: Evaluation, data: LoadedData, columns: Sequence[str] = ()
+) -> dict[str, str]:
     """The predictions on every set as ``predictions/<set>.parquet`` in ``folder``: ``id``, ``label`` and ``probability``
-    over the set's own classes, whose names the file's metadata holds. Gives each set's path in the folder."""
+    over the set's own classes, whose names the file's metadata holds, or the ``columns`` that the task names. Gives each
+    set's path in the folder."""
     paths: dict[str, str] = {}
     for name, one in data.evaluation.items():
         plain = re.sub(r"[^\w.-]", "_", name).lstrip(".") or "set"
@@ -328,5 +344,6 @@ def write_named_predictions(folder: Path, evaluation: Evaluation, data: LoadedDa
             "fingerprint": one.examples.fingerprint,
         }
         examples = one.examples
-        write_predictions(folder / paths[name], examples.ids, examples.labels, evaluation.probabilities[name], described)
+        predictions = evaluation.predictions[name]
+        write_predictions(folder / paths[name], examples.ids, examples.labels, predictions, described, columns)
     return paths

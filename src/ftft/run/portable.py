@@ -11,9 +11,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ftft.errors import UserError
+from ftft.methods.registry import build_task
 from ftft.paths import expand
 from ftft.run.reading import named_paths, recipe_to_dict
 from ftft.run.recipe import Recipe
+from ftft.tasks.contract import files_of
 
 # Two parts or more, not the rest of an address or of a relative path.
 _ABSOLUTE = re.compile(r"(?<![\w/:.~}-])/(?:[^\s/:;,'\"()]+/)+[^\s/:;,'\"()]*")
@@ -49,6 +51,8 @@ def portable_recipe(recipe: Recipe) -> dict[str, Any]:
     for stage in document["stages"].values():
         _make_portable(stage["model"], "path")
         _make_portable(stage, "use_dynamics_of")
+    for key in files_of(build_task(recipe.task)):
+        _make_portable(document["task"], key)
     for key in ("output", "store"):
         _make_portable(document, key)
     return document

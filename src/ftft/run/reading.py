@@ -26,7 +26,7 @@ from ftft.run.evaluators import with_predictions_measured
 from ftft.run.overrides import apply_override
 from ftft.run.recipe import Recipe, Stage, upstream
 from ftft.run.yaml_reading import read_yaml_file
-from ftft.tasks.contract import Task
+from ftft.tasks.contract import Task, files_of
 from ftft.validation import check, field_types, join, plain
 
 DEFAULT_TASK = "text_classification"
@@ -128,6 +128,7 @@ def named_paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
     found = [(f"{where}.path", file.path, False) for where, file in files if file.path is not None]
     if recipe.data.corrections is not None:
         found.append(("data.corrections", recipe.data.corrections, False))
+    found += [(f"task.{name}", path, False) for name, path in files_of(build_task(recipe.task)).items()]
     for name, stage in recipe.stages.items():
         if stage.model.path is not None:
             found.append((f"stages.{name}.model.path", stage.model.path, True))
@@ -249,7 +250,8 @@ def _beside_recipe(recipe: Recipe, folder: Path) -> Recipe:
         if source is not None and source not in recipe.stages:
             source = beside(source, folder)  # "cart" is a path where such a folder is there
         stages[name] = dataclasses.replace(stage, model=moved(stage.model), use_dynamics_of=source)
-    return dataclasses.replace(recipe, data=data, stages=stages)
+    given = {name: beside(path, folder) for name, path in files_of(build_task(recipe.task)).items()}
+    return dataclasses.replace(recipe, data=data, stages=stages, task={**recipe.task, **given})
 
 
 def _nearest_path(path: Path) -> str:

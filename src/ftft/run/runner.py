@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from ftft.run.stages import FinishedStage, StageRun
 from ftft.run.store import Store
 from ftft.run.telling import tell_more
 from ftft.state.manifest import read_guarded, write_manifest
-from ftft.tasks.contract import Task
+from ftft.tasks.contract import Task, quantities_of
 from ftft.tracking.events import EventLog
 
 RESULT_VERSION = 1
@@ -195,6 +195,7 @@ class _Run:
         self.recipe, self.data, self.folder, self.tell, self.warn = recipe, data, folder, tell, warn
         self.processes = processes
         self.task: Task = registry.build_task(recipe.task)
+        self.compared = quantities_of(self.task).compared
         self.store = processes.in_turn(lambda: run_store(recipe, warn))
         self.stages: dict[str, FinishedStage] = {}
         self.evaluations: dict[str, Evaluation] = {}
@@ -212,20 +213,21 @@ class _Run:
             self.evaluations[name] = self._evaluate(stage)
             self._measure(stage)
             if self.processes.is_first:
-                sets, cost = _headline(self.evaluations[name], self.seen), self._cost(name)
-                self.tell({"event": "evaluated", "stage": name, "sets": sets, "cost": cost})
+                sets, cost = _headline(self.evaluations[name], self.seen, self.compared), self._cost(name)
+                self.tell({"event": "evaluated", "stage": name, "metric": self.compared[0], "sets": sets, "cost": cost})
 
     def result(self, warnings: list[str]) -> dict[str, Any]:
         """What ``result.json`` says of the finished stages, whose files are copied to the run's folder."""
         main = result_stage(self.recipe)
         copy_folder(self.stages[main].model_folder, self.folder / "model")
+        columns = quantities_of(self.task).predictions
         for name, stage in self.stages.items():
             if stage.dynamics_path is not None:
                 copy_file(stage.dynamics_path, self.folder / "stages" / name / "dynamics.parquet")
             for file in ("selection.parquet", "selection.parquet.json"):
                 copy_file(stage.folder / file, self.folder / "stages" / name / file)
             place = self.folder / "stages" / name
-            self.predictions[name] = write_named_predictions(place, self.evaluations[name], self.data)
+            self.predictions[name] = write_named_predictions(place, self.evaluations[name], self.data, columns)
         recipe = portable_recipe(self.recipe)
         told = tell_more(self.recipe, self.data, self.stages, self.evaluations, self.seen, self.folder, main)
         return {
@@ -238,6 +240,7 @@ class _Run:
             "baseline": self.recipe.baseline,
             "provenance": provenance(),
             "data": self._data_summary(),
+            "compared": list(self.compared),
             "stages": {name: {**self._stage_summary(name), **told[name]} for name in self.stages},
             "warnings": portable_sentences(warnings, self.recipe),
             "stamps": portable_sentences(self._stamps(), self.recipe),
@@ -274,7 +277,7 @@ class _Run:
             stage.folder,
             self.data,
             self.task,
-            own.probabilities,
+            own.predictions,
             predictions_on_all,
             seed=self.recipe.seed,
             stage_seed=self.recipe.seed if settings.seed is None else settings.seed,
@@ -379,15 +382,14 @@ class _Run:
         return stamps
 
 
-def _headline(evaluation: Evaluation, seen: Mapping[str, Any]) -> dict[str, Any]:
+def _headline(evaluation: Evaluation, seen: Mapping[str, Any], compared: Sequence[str]) -> dict[str, Any]:
     return {
-        name: {
+        set_name: {
             "role": one["role"],
-            "seen": name in seen,
-            "accuracy": one["metrics"]["accuracy"]["value"],
-            "macro_f1": one["metrics"]["macro_f1"]["value"],
+            "seen": set_name in seen,
+            **{name: one["metrics"][name]["value"] for name in compared},
         }
-        for name, one in evaluation.sets.items()
+        for set_name, one in evaluation.sets.items()
     }
 
 

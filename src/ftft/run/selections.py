@@ -9,6 +9,7 @@ above the pool, shares for labels that do not exist, or epochs that will not be 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from ftft.methods import registry
 from ftft.methods.contract import Sampler, ScoringModel, Selection
 from ftft.paths import expand
 from ftft.run.recipe import Recipe, Stage
+from ftft.tasks.contract import quantities_of
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,13 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
     """The planned selection of every stage by its name; UserError, led by the stage's path, for one that cannot work."""
     plans: dict[str, PlannedSelection] = {}
     made: dict[str, Selection] = {}
+    statistics = quantities_of(registry.build_task(recipe.task)).dynamics
     for name, stage in recipe.stages.items():
         where = f"stages.{name}.select"
         source = stage.use_dynamics_of
         dynamics = None
         if source in recipe.stages:
-            dynamics = _stand_in(train, recipe.stages[source], made[source], plans[source].steps)
+            dynamics = _stand_in(train, recipe.stages[source], made[source], plans[source].steps, statistics)
         elif source is not None:
             dynamics = open_dynamics(expand(source, f"stages.{name}.use_dynamics_of"))
         selector = registry.build("select", stage.select, where)
@@ -67,8 +70,8 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
     return plans
 
 
-def _stand_in(train: Examples, reference: Stage, selection: Selection, steps: int) -> Dynamics:
-    """Dynamics as the reference stage will record them, with random logits."""
+def _stand_in(train: Examples, reference: Stage, selection: Selection, steps: int, statistics: Sequence[str]) -> Dynamics:
+    """Dynamics as the reference stage will record them, with random logits (or the named statistics, at random)."""
     rows = np.unique(pc.index_in(selection.ids, value_set=train.ids).to_numpy(zero_copy_only=False).astype(np.int64))
     steps_per_epoch = max(1, math.ceil(len(selection) / reference.train.batch_size))
     epochs = max(1, math.ceil(steps / steps_per_epoch))
@@ -79,6 +82,9 @@ def _stand_in(train: Examples, reference: Stage, selection: Selection, steps: in
         seen[-1, rows[left * reference.train.batch_size :]] = False
     classes, most = len(train.label_names), 64 if reference.dynamics is None else reference.dynamics.max_classes
     generator = np.random.default_rng(0)
+    if statistics:
+        drawn = {name: generator.random((epochs, len(train)), dtype=np.float32) for name in statistics}
+        return Dynamics(train.ids, tuple(range(epochs)), seen, None, statistics=drawn)
     gold = train.labels.astype(np.int32)
     if classes <= most:
         logits = generator.standard_normal((epochs, len(train), classes), dtype=np.float32)

@@ -30,7 +30,7 @@ from ftft.engine.scoring import CountedScoring
 from ftft.engine.settings import StopSettings
 from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
-from ftft.files import fingerprint
+from ftft.files import fingerprint, sha256_file
 from ftft.methods import registry
 from ftft.methods.contract import Adapted, Checkpoint, Objective, Sampler, Selection
 from ftft.methods.selection import write_selection
@@ -42,7 +42,7 @@ from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_lat
 from ftft.run.selections import learned_prior, rows_and_weights, select_with, selection_and_sampler
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets, WeightsOnValidation
-from ftft.tasks.contract import Prepared, Task, quantities_of
+from ftft.tasks.contract import Prepared, Task, files_of, quantities_of
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
 ENDLESS = 10**9
@@ -137,6 +137,7 @@ class StageRun:
         for question in ("select", "adapt", "objective", "optimize", "combine"):
             method = registry.build(question, stage[question], f"{self.where}.{question}")
             stage[question] = {"name": stage[question]["name"], **asdict(method)}
+        files = {name: sha256_file(expand(path, f"task.{name}")) for name, path in files_of(self.task).items()}
         steering = {name: [one.examples.fingerprint, one.merge] for name, one in self.steering_sets().items()}
         return {
             "version": OUTCOME_VERSION,
@@ -150,6 +151,7 @@ class StageRun:
             "steering": steering if self.validates() else {},
             "dynamics": dynamics_key,
             **({} if target is None else {"target": target.examples.fingerprint}),
+            **({"task_files": files} if files else {}),
         }
 
     # -- the run ---------------------------------------------------------------------------------------------------

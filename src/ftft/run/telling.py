@@ -22,6 +22,7 @@ from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe
 from ftft.run.stages import FinishedStage
+from ftft.tasks.contract import Task
 
 USED_DYNAMICS = "dynamics_used.parquet"
 
@@ -35,16 +36,18 @@ def tell_more(
     folder: Path,
     main: str,
 ) -> dict[str, dict[str, Any]]:
-    """For every stage ``means`` and ``versus_baseline`` (:func:`ftft.run.comparing.compare`), ``predicted_classes`` and
-    ``majority_class`` by set (:func:`told_of_sets`), ``class_prior`` of what it learned from, and for one that selected by
-    dynamics ``dynamics_used`` and ``diagnosis`` of their data map.
+    """For every stage ``means`` and ``versus_baseline`` (:func:`ftft.run.comparing.compare`), where rows have classes
+    ``predicted_classes`` and ``majority_class`` by set (:func:`told_of_sets`), ``class_prior`` of what it learned from, and
+    for one that selected by dynamics ``dynamics_used`` and ``diagnosis`` of their data map.
 
     Dynamics that came from a file are copied into the run's ``folder``, so that the report can show them.
     """
+    task: Task = registry.build_task(recipe.task)
     evaluator = registry.build("evaluate", of_predictions(recipe.stages[main]), f"stages.{main}.evaluate")
     compared = compare(
         data.evaluation,
-        {name: evaluation.classes for name, evaluation in evaluations.items()},
+        {name: one.classes if task.inputs.labelled else one.predictions for name, one in evaluations.items()},
+        task,
         baseline=recipe.baseline,
         seen=seen,
         resamples=int(getattr(evaluator, "resamples", 1000)),
@@ -55,7 +58,7 @@ def tell_more(
     told = {}
     for name, stage in stages.items():
         of_dynamics = _of_dynamics(recipe, data, stages, folder, name, copied)
-        of_sets = told_of_sets(data.evaluation, evaluations[name].classes)
+        of_sets = told_of_sets(data.evaluation, evaluations[name].classes) if task.inputs.labelled else {}
         told[name] = {**compared[name], **of_sets, "class_prior": _class_prior(stage, data), **of_dynamics}
     return told
 

@@ -1,34 +1,48 @@
 """Causal language modelling: go on from a prompt as the completion does.
 
-A row is a ``prompt`` and a ``completion``, or a ``text`` without a prompt. Both parts are tokenised on their own and joined, so
-that no token lies across the seam and the mask of the completion is exact; the completion ends with the end-of-text token. Of
-the L - 1 predictions of a row those count whose target belongs to the completion. Too long a row loses the beginning of its
-prompt, then the end of its completion. Rows stand side by side, padded on the right; nothing is packed.
+A row is a ``prompt`` and a ``completion``, a chat of ``messages``, or a ``text`` without a prompt.
+
+Prompt and completion are tokenised on their own and joined, so that no token lies across the seam and the mask of the
+completion is exact; a row begins with the beginning-of-text token where the tokenizer itself adds one, and the completion ends
+with the end-of-text token. Of the L - 1 predictions of a row those count whose target belongs to the completion, and of a chat
+those that the assistant says (:mod:`ftft.tasks.chats`). Too long a row loses the beginning of its prompt, then the end of its
+completion; too long a chat its end. Rows stand side by side, padded on the right; nothing is packed.
 
     loss of a row = mean over its target tokens t of -log p(y_t | y_<t),   units = its number of target tokens
 
 so that a step's loss is the mean over all its target tokens, however they fall on rows and micro-batches.
+
+With ``answer`` the model also writes: from the prompt (of a chat: from all before the assistant's last turn) it goes on
+greedily, and the answer in its text is compared with that in the row (:mod:`ftft.tasks.answers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from ftft.data.inputs import TaskInputs
+from ftft.data.messages import messages_of
 from ftft.errors import UserError
+from ftft.paths import expand
 from ftft.settings import setting
-from ftft.tasks.contract import Batch, Prepared, UnitLogits
-from ftft.tasks.sequences import IGNORED, measure, statistics_of
+from ftft.tasks.answers import is_right
+from ftft.tasks.chats import read_template, require_template, tokenised_chats
+from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits
+from ftft.tasks.decoding import Counting, end_tokens, greedy
+from ftft.tasks.sequences import EXACT_MATCH, IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
 
 if TYPE_CHECKING:
     import torch
 
     from ftft.data.examples import Examples
+
+Row = tuple[list[int], list[bool]]  # tokens, and which of them are to be told
 
 CHUNK = 4096  # texts given to the tokenizer at once: bounds the memory its Python lists take
 MULTIPLE = 8  # batch widths, for the matrix units; also few distinct shapes to count the FLOPs of
@@ -36,25 +50,71 @@ MULTIPLE = 8  # batch widths, for the matrix units; also few distinct shapes to 
 
 @dataclass(frozen=True)
 class CausalLanguageModelling:
-    """Continue a text, or answer a prompt (``prompt``, ``completion``)."""
+    """Continue a text, answer a prompt (``prompt``, ``completion``), or take the assistant's part in a chat (``messages``)."""
 
     max_length: int = setting(512, "tokens of prompt and completion; a longer prompt loses its beginning", ge=2)
     add_end: bool = setting(True, "the completion ends with the tokenizer's end-of-text token")
+    chat_template: str | None = setting(None, "a file with the chat template (Jinja); by default the tokenizer's own")
+    answer: Literal["marked", "number", "text"] | None = setting(
+        None, "measure exact_match of greedily written texts: what stands behind ####, the last number, or the whole text"
+    )
+    answer_tokens: int = setting(128, "the most tokens that are written for an answer", ge=1)
 
     name: ClassVar[str] = "causal_language_modelling"
-    offers: ClassVar[tuple[str, ...]] = ()
-    inputs: ClassVar[TaskInputs] = TaskInputs(({"prompt": "text", "completion": "text"}, {"text": "text"}), labelled=False)
+    inputs: ClassVar[TaskInputs] = TaskInputs(
+        ({"prompt": "text", "completion": "text"}, {"messages": "messages"}, {"text": "text"}), labelled=False
+    )
+    files: ClassVar[tuple[str, ...]] = ("chat_template",)
     model: ClassVar[str] = "causal_language_model"
     evaluator: ClassVar[str] = "language_modelling"
-    steering: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
     @property
     def longest(self) -> int:
-        """The most tokens an input has."""
-        return self.max_length
+        """The most tokens an input has, what is written included."""
+        return self.max_length + (0 if self.answer is None else self.answer_tokens)
+
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """The scores that may stop a training."""
+        return ("loss", "perplexity", "token_accuracy", *([] if self.answer is None else [EXACT_MATCH]))
+
+    @property
+    def quantities(self) -> Quantities:
+        """What its numbers are called; where answers are written, whether they are right comes first."""
+        if self.answer is None:
+            return Quantities(PREDICTIONS, STATISTICS, ("loss", "perplexity", "token_accuracy"))
+        compared = (EXACT_MATCH, "loss", "perplexity", "token_accuracy")
+        return Quantities((*PREDICTIONS, EXACT_MATCH), STATISTICS, compared)
 
     def prepare(self, examples: Examples, processor: Any) -> Prepared:
-        """Tokenise every row. UserError where the tokenizer has no end-of-text token, or a row has no target token."""
+        """Tokenise every row. UserError where the tokenizer has no end-of-text token, a row has no target token, or answers
+        are asked of rows without a prompt."""
+        if self.answer is not None and "text" in examples.inputs:
+            raise UserError("task.answer: rows of text alone ask nothing; give them as prompt and completion, or leave it out")
+        rows = self._chats(examples, processor) if "messages" in examples.inputs else self._texts(examples, processor)
+        tokens, told = zip(*rows) if rows else ((), ())
+        lengths = np.fromiter(map(len, tokens), dtype=np.int32, count=len(tokens))
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+        told_tokens = np.fromiter(chain.from_iterable(told), dtype=bool, count=int(offsets[-1]))
+        told_tokens[offsets[:-1]] = False  # the first token of all has nothing to be told from
+        storage = {
+            "input_ids": np.fromiter(chain.from_iterable(tokens), dtype=np.int32, count=int(offsets[-1])),
+            "told": told_tokens,
+            "offsets": offsets,
+            "pad_token_id": int(processor.pad_token_id if processor.pad_token_id is not None else processor.eos_token_id),
+        }
+        counts = np.add.reduceat(told_tokens.astype(np.int64), offsets[:-1]) if rows else np.zeros(0)
+        empty = np.flatnonzero(counts == 0)
+        if len(empty):
+            raise UserError(
+                f"example {examples.ids[int(empty[0])].as_py()} has no token to predict within task.max_length "
+                f"{self.max_length}; leave it out, give it a completion, or raise max_length"
+            )
+        if self.answer is not None:
+            storage["processor"] = processor
+        return Prepared(examples=examples, lengths=lengths, storage=storage)
+
+    def _texts(self, examples: Examples, processor: Any) -> list[Row]:
         end = processor.eos_token_id
         if self.add_end and end is None:
             raise UserError(
@@ -62,37 +122,34 @@ class CausalLanguageModelling:
             )
         prompts = examples.inputs.get("prompt")
         completions = examples.inputs["completion" if prompts is not None else "text"]
-        tokens, starts = [], []
+        first, rows = _beginning(processor), []
         for start in range(0, len(examples), CHUNK):
             answers = _tokenise(processor, completions.slice(start, CHUNK).to_pylist())
             before = [[] for _ in answers] if prompts is None else _tokenise(processor, prompts.slice(start, CHUNK).to_pylist())
             for prompt, answer in zip(before, answers):
-                row, first = self._join(prompt, [*answer, end] if self.add_end else answer)
-                tokens.append(row)
-                starts.append(first)
-        lengths = np.fromiter(map(len, tokens), dtype=np.int32, count=len(tokens))
-        first_target = np.maximum(np.array(starts, dtype=np.int32), 1)  # the first token of all has nothing to be told from
-        empty = np.flatnonzero(first_target >= lengths)
-        if len(empty):
-            raise UserError(
-                f"example {examples.ids[int(empty[0])].as_py()} has no token to predict; leave it out, or give it a completion"
-            )
-        flat = np.concatenate([np.asarray(row, dtype=np.int32) for row in tokens]) if tokens else np.zeros(0, dtype=np.int32)
-        storage = {
-            "input_ids": flat,
-            "offsets": np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)]),
-            "first_target": first_target,
-            "pad_token_id": int(processor.pad_token_id if processor.pad_token_id is not None else end),
-        }
-        return Prepared(examples=examples, lengths=lengths, storage=storage)
+                rows.append(self._join(first, prompt, [*answer, end] if self.add_end else answer))
+        return rows
 
-    def _join(self, prompt: list[int], answer: list[int]) -> tuple[list[int], int]:
-        """The row's tokens, at most ``max_length``, and where its completion begins. At least one token of a prompt stays."""
-        if len(prompt) + len(answer) > self.max_length:
-            left = max(1, self.max_length - len(answer)) if prompt else 0
+    def _chats(self, examples: Examples, processor: Any) -> list[Row]:
+        if self.chat_template is not None:  # the tokenizer keeps it, so that the saved model is asked as it was taught
+            processor.chat_template = read_template(expand(self.chat_template, "task.chat_template"))
+        require_template(processor)
+        rows = []
+        for start in range(0, len(examples), CHUNK):
+            chats, ids = (one.slice(start, CHUNK).to_pylist() for one in (examples.inputs["messages"], examples.ids))
+            for tokens, said in tokenised_chats(chats, ids, processor):
+                rows.append((tokens[: self.max_length], said[: self.max_length]))
+        return rows
+
+    def _join(self, first: list[int], prompt: list[int], answer: list[int]) -> Row:
+        """The row's tokens, at most ``max_length``, and which are its completion. At least one token of a prompt stays."""
+        room = self.max_length - len(first)
+        if len(prompt) + len(answer) > room:
+            left = max(1, room - len(answer)) if prompt else 0
             prompt = prompt[len(prompt) - min(left, len(prompt)) :]
-            answer = answer[: self.max_length - len(prompt)]
-        return prompt + answer, len(prompt)
+            answer = answer[: room - len(prompt)]
+        before = first + prompt
+        return before + answer, [False] * len(before) + [True] * len(answer)
 
     def collate(self, prepared: Prepared, rows: np.ndarray, weights: np.ndarray | None = None) -> Batch:
         """The batch of the examples at ``rows`` (int64 [B]): inputs int64 [B, L], ``extra["targets"]`` int64 [B, L - 1], what
@@ -106,9 +163,10 @@ class CausalLanguageModelling:
         places = np.arange(width)
         mask = places < lengths[:, None]
         tokens = np.full(mask.shape, storage["pad_token_id"], dtype=np.int64)
-        tokens[mask] = storage["input_ids"][(storage["offsets"][rows][:, None] + places)[mask]]
-        counts = mask & (places >= storage["first_target"][rows][:, None])
-        targets = np.where(counts, tokens, IGNORED)[:, 1:]
+        at = (storage["offsets"][rows][:, None] + places)[mask]
+        tokens[mask] = storage["input_ids"][at]
+        targets = np.full(mask.shape, IGNORED, dtype=np.int64)
+        targets[mask] = np.where(storage["told"][at], storage["input_ids"][at], IGNORED)
         examples = prepared.examples
         return Batch(
             ids=examples.ids.take(pa.array(rows)).to_pylist(),
@@ -116,7 +174,7 @@ class CausalLanguageModelling:
             labels=torch.from_numpy(np.asarray(examples.labels[rows], dtype=np.int64)),
             weights=torch.ones(len(rows)) if weights is None else torch.from_numpy(np.array(weights, dtype=np.float32)),
             inputs={"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask.astype(np.int64))},
-            extra={"targets": torch.from_numpy(np.ascontiguousarray(targets))},
+            extra={"targets": torch.from_numpy(np.ascontiguousarray(targets[:, 1:]))},
         )
 
     def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -164,6 +222,25 @@ class CausalLanguageModelling:
         kept = [values["mean_log_probability"], values["token_accuracy"], tokens]
         return torch.stack([one.to("cpu", torch.float32) for one in kept], dim=1)
 
+    def written(self, model: torch.nn.Module, data: Prepared, batch: Batch, count: Counting) -> torch.Tensor | None:
+        """Whether the answer that the model writes to each row is right, float32 [B, 1]; None where none is asked for."""
+        import torch
+
+        if self.answer is None:
+            return None
+        rows, processor = batch.rows.tolist(), data.storage["processor"]
+        answers = greedy(
+            model,
+            [_asked(data, row) for row in rows],
+            most=self.answer_tokens,
+            ends=end_tokens(model, processor),
+            pad=data.storage["pad_token_id"],
+            count=count,
+        )
+        texts = processor.batch_decode(answers, skip_special_tokens=True)
+        right = [is_right(text, _reference(data.examples, row), self.answer) for text, row in zip(texts, rows)]
+        return torch.tensor(right, dtype=torch.float32)[:, None]
+
     def measure(
         self, labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None
     ) -> Mapping[str, np.ndarray | float]:
@@ -171,8 +248,31 @@ class CausalLanguageModelling:
         return measure(predictions, counts)
 
 
+def _asked(data: Prepared, row: int) -> list[int]:
+    """The tokens of a row up to its last told part."""
+    first, last = data.storage["offsets"][row : row + 2]
+    told = data.storage["told"][first:last]
+    end = int(np.flatnonzero(told)[-1])
+    begins = int(np.flatnonzero(~told[:end])[-1]) + 1
+    return [int(token) for token in data.storage["input_ids"][first : first + begins]]
+
+
+def _reference(examples: Examples, row: int) -> str:
+    """What the row itself says: its completion, or the assistant's last turn."""
+    if "completion" in examples.inputs:
+        return str(examples.inputs["completion"][row].as_py())
+    said = [one["content"] for one in messages_of(examples.inputs["messages"][row].as_py()) if one["role"] == "assistant"]
+    return str(said[-1])
+
+
 def _tokenise(processor: Any, texts: list[str]) -> list[list[int]]:
     return processor(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _beginning(processor: Any) -> list[int]:
+    """The beginning-of-text token, where the tokenizer puts one before a text by itself."""
+    begins = processor.bos_token_id
+    return [begins] if begins is not None and processor("a")["input_ids"][:1] == [begins] else []
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

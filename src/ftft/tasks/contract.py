@@ -97,7 +97,8 @@ def batch_of(examples: Examples, rows: np.ndarray, weights: np.ndarray | None, i
 class Task(Protocol):
     """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data.
 
-    A task whose examples are not classified has ``quantities`` too (:func:`quantities_of`).
+    A task whose examples are not classified has ``quantities`` too (:func:`quantities_of`), one with settings that name files
+    lists these settings in ``files``, and one whose models write has ``written`` (:func:`written_by`).
     """
 
     name: ClassVar[str]
@@ -152,4 +153,18 @@ class Task(Protocol):
 def quantities_of(task: Task) -> Quantities:
     """What a task's numbers are called: its ``quantities``, those of a classification where it has none."""
     found: Quantities = getattr(task, "quantities", Quantities())
+    return found
+
+
+def files_of(task: Task) -> dict[str, str]:
+    """The files that a task's settings name, by setting."""
+    named = {name: getattr(task, name) for name in getattr(task, "files", ())}
+    return {name: path for name, path in named.items() if path is not None}
+
+
+def written_by(task: Task, model: torch.nn.Module, data: Prepared, batch: Batch, count: Any) -> torch.Tensor | None:
+    """What a task finds in what the model writes to the rows of a batch, float32 [B, J] on the CPU: the last columns of its
+    predictions. None for a task that lets nothing be written. ``count(kind, rows, tokens)`` charges the work inside."""
+    written = getattr(task, "written", None)
+    found: torch.Tensor | None = None if written is None else written(model, data, batch, count)
     return found

@@ -111,6 +111,29 @@ def paired_draws(
     }
 
 
+def paired_measures(
+    measure: Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray | float]],
+    predictions: Sequence[np.ndarray],
+    *,
+    clusters: np.ndarray | None,
+    resamples: int,
+    seed: Seed,
+) -> dict[str, np.ndarray]:
+    """As :func:`paired_draws`, of any measure of what S models predict of N examples.
+
+    ``measure``: from predictions [N, K] and multiplicities float64 [B, N] to B values by name. Every name of it, float64
+    [1 + resamples, S].
+    """
+    n = len(predictions[0])
+    found: dict[str, list[np.ndarray]] = {}
+    blocks = multiplicity_blocks(n, clusters, resamples, seed)
+    for counts in (np.ones((1, n)), *(block.astype(np.float64) for block in blocks)):
+        of_models = [measure(one, counts) for one in predictions]
+        for name in of_models[0]:
+            found.setdefault(name, []).append(np.stack([np.asarray(one[name]) for one in of_models], axis=1))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
 def interval_of(draws: np.ndarray, level: float = 0.95) -> dict[str, float]:
     """``value``, ``low`` and ``high`` of one column of :func:`paired_draws` [1 + R], or of what was computed from them."""
     low, high = percentile_interval(draws[1:], level)

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 STATISTICS = ("mean_log_probability", "probability", "token_accuracy", "entropy")
 IGNORED = -100
-# What is kept of a sequence for evaluation, column by column.
+# What is kept of a sequence for evaluation, column by column; behind these, where answers were written, whether it is right.
 PREDICTIONS = ("mean_log_probability", "token_accuracy", "tokens")
+EXACT_MATCH = "exact_match"
 # Tokens x vocabulary that are held in float32 at a time while the statistics are computed.
 ELEMENTS_AT_ONCE = 1 << 24
 
@@ -54,14 +55,19 @@ def means(
 
 
 def measure(predictions: np.ndarray, counts: np.ndarray | None = None) -> dict[str, np.ndarray | float]:
-    """Of N sequences as in ``PREDICTIONS``, float64 [N, 3]: ``loss``, the mean negative log-probability of a target token over
-    all tokens (not over sequences, which would weigh short ones higher), in nats; ``perplexity`` = exp(loss); and the share of
-    target tokens that are the likeliest. With ``counts`` [R, N], how often each sequence counts, R values each."""
+    """Of N sequences as in ``PREDICTIONS``, float64 [N, 3] (or [N, 4], with ``EXACT_MATCH``): ``loss``, the mean negative
+    log-probability of a target token over all tokens (not over sequences, which would weigh short ones higher), in nats;
+    ``perplexity`` = exp(loss); the share of target tokens that are the likeliest; and the share of rows whose answer is right.
+    With ``counts`` [R, N], how often each sequence counts, R values each."""
     tokens = predictions[:, 2]
     weights = tokens if counts is None else counts * tokens
     total = weights.sum(axis=-1)
     loss = -(weights @ predictions[:, 0]) / total
-    return {"loss": loss, "perplexity": np.exp(loss), "token_accuracy": (weights @ predictions[:, 1]) / total}
+    found = {"loss": loss, "perplexity": np.exp(loss), "token_accuracy": (weights @ predictions[:, 1]) / total}
+    if predictions.shape[1] > len(PREDICTIONS):
+        often = np.ones(len(predictions)) if counts is None else counts
+        found[EXACT_MATCH] = (often @ predictions[:, len(PREDICTIONS)]) / often.sum(axis=-1)
+    return found
 
 
 def _per_token(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,6 @@ class TextClassification(ClassLogits):
     max_length: int = setting(128, "tokens, special ones included; of longer pairs the longer text is cut first", ge=1)
 
     name: ClassVar[str] = "text_classification"
-    offers: ClassVar[tuple[str, ...]] = ("recipes",)
     inputs: ClassVar[TaskInputs] = TEXTS
     model: ClassVar[str] = "sequence_classification"
 

@@ -1,0 +1,116 @@
+"""How a score is told: its name in words, in per cent or as it stands, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ftft.report.figures import Interval, decimals, dig, percent, points
+
+CLASSIFICATION = ("accuracy", "macro_f1")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """``words``: "token accuracy". ``short``: before a figure in a table. ``share``: a share, told in per cent and its
+    differences in points. ``lower``: lower is better. ``unit``: behind a figure that is no share. ``digits``: its decimals."""
+
+    words: str
+    short: str
+    share: bool = True
+    lower: bool = False
+    unit: str = ""
+    digits: int = 3
+
+    def figure(self, value: float | None) -> str:
+        """ "71.2" of a share, "2.314" of another figure."""
+        return percent(value) if self.share else decimals(value, self.digits)
+
+    def difference(self, entry: Interval | None) -> str:
+        """ "-1.2 [-2.5, +0.1]", in points of a share."""
+        if entry is None or self.share:
+            return points(entry)
+        known = entry.low is not None and entry.high is not None
+        limits = f" [{entry.low:+.{self.digits}f}, {entry.high:+.{self.digits}f}]" if known else ""
+        return f"{entry.value:+.{self.digits}f}{limits}"
+
+    def amount(self, value: float) -> str:
+        """ "2.4 points", "0.120 nats per token": the size of a difference."""
+        if self.share:
+            return f"{100 * abs(value):.1f} points"
+        return f"{abs(value):.{self.digits}f} {self.unit}".rstrip()
+
+    def with_interval(self, entry: Interval) -> str:
+        """ "71.2 % [67.5, 74.8]", "2.314 [2.201, 2.430]"."""
+        said = f"{self.figure(entry.value)} %" if self.share else self.figure(entry.value)
+        if entry.low is None or entry.high is None:
+            return said
+        return f"{said} [{self.figure(entry.low)}, {self.figure(entry.high)}]"
+
+    @property
+    def scale(self) -> str:
+        """What its differences are in: "points of accuracy", "nats per token"."""
+        return f"points of {self.words}" if self.share else self.unit or self.words
+
+    @property
+    def heading(self) -> str:
+        """ "Accuracy, %", "Loss"."""
+        words = self.words[0].upper() + self.words[1:]
+        return f"{words}, %" if self.share else words
+
+    @property
+    def even(self) -> float:
+        """Differences below this print as zero."""
+        return 0.0005 if self.share else 0.5 * 10.0**-self.digits
+
+    def better(self, gap: float) -> str:
+        """ "better" or "worse", of a difference that is not zero."""
+        return "better" if (gap < 0) == self.lower else "worse"
+
+
+MEASURES: Mapping[str, Measure] = {
+    "accuracy": Measure("accuracy", ""),
+    "macro_f1": Measure("macro-F1", "F1"),
+    "loss": Measure("loss", "loss", share=False, lower=True, unit="nats per token"),
+    "perplexity": Measure("perplexity", "ppl", share=False, lower=True, digits=2),
+    "token_accuracy": Measure("token accuracy", "tokens"),
+    "exact_match": Measure("exact match", "match"),
+}
+
+
+def measure_of(name: str) -> Measure:
+    """How the score of that name is told; one that is not known as it stands, more being better."""
+    words = name.replace("_", " ")
+    return MEASURES.get(name, Measure(words, words, share=False))
+
+
+def compared(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """The scores that the stages of a result are compared by, the chief one first."""
+    named = dig(result, "compared")
+    return tuple(map(str, named)) if isinstance(named, (list, tuple)) and named else CLASSIFICATION
+
+
+def chief(result: Mapping[str, Any]) -> tuple[str, Measure]:
+    """The score that comes first, and how it is told."""
+    name = compared(result)[0]
+    return name, measure_of(name)
+
+
+def legend(result: Mapping[str, Any]) -> str:
+    """ "Accuracy in per cent" and what else is shown, for below a table; the level of the intervals stands at {level}."""
+    name, first = chief(result)
+    others = [measure_of(other) for other in compared(result)[1:]]
+    if compared(result) == CLASSIFICATION:
+        return "Accuracy in per cent with {level} bootstrap intervals, and macro-F1"
+    unit = "in per cent" if first.share else f"in {first.unit}" if first.unit else ""
+    words = f"{first.words[0].upper()}{first.words[1:]} {unit}".rstrip()
+    better = " (lower is better)" if first.lower else ""
+    listed = ", ".join(_explained(one) for one in others)
+    return f"{words}{better} with {{level}} bootstrap intervals" + (f", and {listed}" if listed else "")
+
+
+def _explained(told: Measure) -> str:
+    """ "perplexity (ppl)", "token accuracy (tokens, in per cent)", "loss"."""
+    marks = [*([told.short] if told.short != told.words else []), *(["in per cent"] if told.share else [])]
+    return f"{told.words} ({', '.join(marks)})" if marks else told.words
