@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
 from ftft.dynamics.score_names import MINIMUM_EPOCHS
@@ -16,7 +16,9 @@ from ftft.methods.questions import OF_MODELS, QUESTIONS
 from ftft.methods.registry import build_task, header, list_methods
 from ftft.paths import variables
 from ftft.run.recipe import Recipe, Stage, evaluators
-from ftft.tasks.contract import Task
+
+if TYPE_CHECKING:
+    from ftft.tasks.contract import Task
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 HELD_OUT = "validation"  # the set that is split off the training rows where no ID validation set is given

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftft.methods import registry
 from ftft.methods.questions import OF_MODELS
 from ftft.run.recipe import Section, Stage, evaluators
-from ftft.tasks.contract import Task
+
+if TYPE_CHECKING:
+    from ftft.tasks.contract import Task
 
 
 def looks_at_models(section: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -26,8 +26,10 @@ from ftft.run.evaluators import with_predictions_measured
 from ftft.run.overrides import apply_override
 from ftft.run.recipe import Recipe, Stage, upstream
 from ftft.run.yaml_reading import read_yaml_file
-from ftft.tasks.contract import Task, files_of
 from ftft.validation import check, field_types, join, plain
+
+if TYPE_CHECKING:
+    from ftft.tasks.contract import Task
 
 DEFAULT_TASK = "text_classification"
 SECTIONS = tuple(name for name in field_types(Stage) if name in QUESTIONS)
@@ -128,13 +130,20 @@ def named_paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
     found = [(f"{where}.path", file.path, False) for where, file in files if file.path is not None]
     if recipe.data.corrections is not None:
         found.append(("data.corrections", recipe.data.corrections, False))
-    found += [(f"task.{name}", path, False) for name, path in files_of(build_task(recipe.task)).items()]
+    found += [(f"task.{name}", path, False) for name, path in _files_of(recipe).items()]
     for name, stage in recipe.stages.items():
         if stage.model.path is not None:
             found.append((f"stages.{name}.model.path", stage.model.path, True))
         if stage.use_dynamics_of is not None and is_path(stage.use_dynamics_of, recipe):
             found.append((f"stages.{name}.use_dynamics_of", stage.use_dynamics_of, False))
     return found
+
+
+def _files_of(recipe: Recipe) -> dict[str, str]:
+    """The files that the task's settings name, by setting."""
+    from ftft.tasks.contract import files_of  # numpy comes with it, which reading this module must not
+
+    return files_of(build_task(recipe.task))
 
 
 def _with_named_sections(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +259,7 @@ def _beside_recipe(recipe: Recipe, folder: Path) -> Recipe:
         if source is not None and source not in recipe.stages:
             source = beside(source, folder)  # "cart" is a path where such a folder is there
         stages[name] = dataclasses.replace(stage, model=moved(stage.model), use_dynamics_of=source)
-    given = {name: beside(path, folder) for name, path in files_of(build_task(recipe.task)).items()}
+    given = {name: beside(path, folder) for name, path in _files_of(recipe).items()}
     return dataclasses.replace(recipe, data=data, stages=stages, task={**recipe.task, **given})
 
 
