@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from ftft.data.corrections import read_corrections
 from ftft.dynamics.scores import compute_scores
 from ftft.dynamics.table import Dynamics
 from ftft.methods import registry
@@ -325,9 +326,11 @@ def test_suspects_are_ranked_filtered_and_exported_as_corrections(page: Any, dyn
     controls.nth(2).select_option("drop")
     controls.nth(2).select_option("")
     assert part(page, "marked").text_content() == "2 marked"
-    with open(download(page, "exportCorrections", tmp_path), encoding="utf-8", newline="") as stream:
+    exported = Path(download(page, "exportCorrections", tmp_path))
+    with open(exported, encoding="utf-8", newline="") as stream:
         rows = list(csv.reader(stream))
     assert rows == [["id", "action", "label"], [ids[both[0]], "relabel", NAMES[2]], [ids[both[1]], "drop", ""]]
+    assert read_corrections(exported).labels == {ids[both[0]]: NAMES[2], ids[both[1]]: None}
     part(page, "suspectRows").locator("tr th button").nth(0).click()
     assert part(page, "exampleMark").locator("select").input_value() == "2"
     part(page, "exampleMark").locator("select").select_option("")

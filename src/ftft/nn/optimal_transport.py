@@ -6,7 +6,7 @@ with C_ij the Euclidean distance. Sinkhorn's iterations on the dual potentials, 
 
     f_i = -e log sum_j b_j exp((g_j - C_ij) / e)      g_j = -e log sum_i a_i exp((f_i - C_ij) / e)
 
-(Cuturi 2013, arXiv 1306.0895; Feydy et al. 2019, arXiv 1810.08278, equations 2.11 and 2.12). e is lowered in steps from the
+(Cuturi 2013, arXiv 1306.0895; Feydy et al. 2019, arXiv 1810.08278). e is lowered in steps from the
 largest distance, which takes far fewer iterations than starting with a small one. f is the gradient of OT_e with respect to a
 up to a constant, which the calibrated gradient does without. C is computed in blocks of rows and never held as a whole.
 """

@@ -5,7 +5,7 @@ For a linear layer with the pretrained weight W0 = U0 S0 V0^T [m, n] and the tun
     c_j = max_i |<u1_j, u0_i>|           an intruder where c_j < epsilon
 
 counted over all linear layers of the transformer's blocks. Tuning with low rank tends to bring them, full fine-tuning does
-not, and models that have them forget more (Shuttleworth et al. 2024, arXiv 2410.21228, algorithm 1; k and epsilon are those
+not, and models that have them forget more (Shuttleworth et al. 2024, arXiv 2410.21228; k and epsilon are those
 of the released code, which compares left singular vectors only and counts as here).
 
 In small matrices no direction is far from all u0_i, so ``random`` says how many of as many random directions (k in every

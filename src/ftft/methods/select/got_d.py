@@ -9,7 +9,7 @@ c_i is the derivative of the transport's cost when weight is moved to example i 
 most negative, more of the example brings the pool nearer to the target. Tuning lightly on a subset moves what the model was
 pretrained on in its direction; the pool stands in for the pretraining data, and has to resemble them.
 
-Kang et al. 2024, arXiv 2405.02774, sections 3 and 4; the calibrated gradient is that of the group's LAVA (Just et al. 2023,
+Kang et al. 2024, arXiv 2405.02774; the calibrated gradient is that of the group's LAVA (Just et al. 2023,
 arXiv 2305.00054). Embeddings are the mean over tokens of the scoring model's last hidden states. The derivative holds for a
 small k / N, and there is no term for diversity: remove duplicates first.
 """

@@ -9,7 +9,7 @@ Before epoch e, with l_i the last loss that training saw of example i, and m the
 so that the expected sum of the gradients is that over all examples. In the last ``1 - delta`` of the training every example
 is learned from, which takes the variance out of the end.
 
-Qin et al. 2024, arXiv 2303.04947, section 3.2 (the paper's H is the loss). The released code leaves out a fixed number,
+Qin et al. 2024, arXiv 2303.04947 (the paper's H is the loss). The released code leaves out a fixed number,
 ``int((1 - r) * n)`` kept of n, and still weighs by 1 / (1 - r), which is off by the rounding; we flip a coin for each example
 as the paper writes. Both keep the last loss of an example that was left out.
 """
