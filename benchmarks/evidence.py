@@ -45,7 +45,7 @@ def evidence(results: Path) -> str:
 def summary(results: Path) -> str:
     """The README's part: of every suite one table a task, and in words what to beware of in it."""
     blocks = []
-    for table in tables(results):
+    for table in map(_begun, tables(results)):
         said = f", {label(table)}" if label(table) else ""
         blocks.append(f"Suite [{table['name']}](results/{table['name']}/table.md) ({table['kind']}{said}):")
         blocks += [paragraph(note) for note in notes(table) if note.startswith("Unfinished")]
@@ -57,6 +57,16 @@ def summary(results: Path) -> str:
         if not contrasts.empty:
             blocks.append(markdown_table(contrasts.heads, contrasts.rows, figures=True))
     return "\n\n".join(block for block in blocks if block) or "No comparison has been run yet."
+
+
+def _begun(table: dict[str, Any]) -> dict[str, Any]:
+    """A table without the tasks, rows and contrasts of which nothing is known yet: a large grid is begun with a few."""
+    tasks = {
+        name: {**task, "rows": {row: one for row, one in task["rows"].items() if one["seeds"]}}
+        for name, task in table["tasks"].items()
+    }
+    known = [one for one in table["contrasts"] if one["difference"]["value"] is not None]
+    return {**table, "tasks": {name: task for name, task in tasks.items() if task["rows"]}, "contrasts": known}
 
 
 def in_readme(text: str, results: Path) -> str:

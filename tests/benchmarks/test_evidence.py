@@ -33,3 +33,18 @@ def test_every_finished_suite_has_a_section_under_one_title(evidence: ModuleType
         (tmp_path / name / "table.json").write_text(json.dumps(table))
     page = evidence.evidence(tmp_path)
     assert [line for line in page.splitlines() if line.startswith(("# ", "## "))] == ["# Evidence", "## one", "## two"]
+
+
+def test_the_readme_leaves_out_what_has_not_begun(evidence: ModuleType, tmp_path: Path) -> None:
+    table = json.loads((ROOT / "results" / "standing" / "table.json").read_text(encoding="utf-8"))
+    task = table["tasks"]["hate_speech"]
+    task["rows"]["random_refunded"] |= {"seeds": [], "pending": [0, 1, 2]}
+    unknown = {"value": None, "low": None, "high": None}
+    for one in table["contrasts"]:
+        if one["against"] == "random_refunded":
+            one["difference"] = one["ranking"] = unknown
+    table["tasks"]["later"] = {**task, "rows": {name: {**row, "seeds": []} for name, row in task["rows"].items()}}
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "table.json").write_text(json.dumps(table))
+    said = evidence.summary(tmp_path)
+    assert "| random_same_prior |" in said and "random_refunded" not in said and "later" not in said
