@@ -72,8 +72,9 @@ def test_every_command_has_its_module_and_help(name: str, capsys: pytest.Capture
     assert f"ftft {name}" in capsys.readouterr().out
 
 
-def test_help_and_list_answer_within_half_a_second() -> None:
-    """Processor seconds of the best of three runs, so that a busy machine does not decide it."""
+def test_listing_every_method_costs_little_more_than_help() -> None:
+    """Processor seconds of the best of three runs, as a ratio: reading sixty files is less than what typer and rich take."""
+    best = {}
     for arguments in (["--help"], ["list"]):
         code = (
             "import sys, time\nfrom ftft.cli.main import main\n"
@@ -81,7 +82,8 @@ def test_help_and_list_answer_within_half_a_second() -> None:
         )
         run = [sys.executable, "-c", code]
         shown = [subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout for _ in range(3)]
-        assert min(float(text.rpartition("SECONDS")[2]) for text in shown) < 0.5
+        best[arguments[0]] = min(float(text.rpartition("SECONDS")[2]) for text in shown)
+    assert best["list"] < 3 * best["--help"], best
 
 
 def test_list_names_every_method_task_and_score(capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,7 +235,7 @@ def test_our_own_method_wins_over_a_third_party_s_of_the_same_name(third_party: 
         (
             "adamw",
             'stages.main.select: "adamw" is no method of select, it is one of optimize; name it there, and here one of '
-            "all, both_ends, mixture, random, top, without_suspects, halves",
+            "all, both_ends, got_d, infobatch, mixture, random, top, without_suspects, halves",
         ),
     ],
 )

@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_a_valid_checkpoint_that_the_same_command_resumes(runs):
     # Each sentence once, from the first process.
     assert runs["first"].count(f"interrupted at step {saved.step} of 45") == 1
     assert runs["second"].count(f"resumed at step {saved.step} of 45") == 1
-    assert runs["second"].splitlines().count("stage main") == 1 and runs["second"].count("report: ") == 1
+    assert runs["second"].splitlines().count("stage main (2 of 2)") == 1 and runs["second"].count("report: ") == 1
     assert "find_unused_parameters" not in runs["first"] + runs["second"]
 
 

@@ -149,7 +149,7 @@ class RunProgress(Listener):
             self._task = self._progress.add_task(self._stage, total=event["steps"], loss="-", scores="")
             self._started = (now, event["step"] - 1)
             self._last_line = now
-        cost = self._cost.words(event["flops"])
+        cost = self._cost.words(event["flops"]) if "flops" in event else ""  # pretraining has no bill to compare with
         self._progress.below = ", ".join(part for part in (cost, self._latest) if part)
         self._progress.update(self._task, completed=event["step"], loss=f"{event['loss']:.3f}")
         if not self.live and now - self._last_line >= PLAIN_SECONDS:
@@ -157,7 +157,8 @@ class RunProgress(Listener):
             done = event["step"] - self._started[1]
             eta = (now - self._started[0]) / max(1, done) * (event["steps"] - event["step"])
             where = f"  {escape(self._stage)}: step {event['step']} of {event['steps']}"
-            self._say(f"{where}, loss {event['loss']:.3f}, about {duration(eta)} left, {cost}")
+            told = [f"{where}, loss {event['loss']:.3f}", f"about {duration(eta)} left", cost]
+            self._say(", ".join(part for part in told if part))
 
     def _on_evaluation(self, event: dict[str, Any]) -> None:
         measured = event["scores"].values()

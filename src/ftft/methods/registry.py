@@ -21,6 +21,7 @@ from ftft.validation import check, check_keys, join, show
 PACKAGE = Path(__file__).resolve().parent.parent
 GROUP = "ftft.methods"
 TASKS = "tasks"
+MOST_NAMED = 12  # methods that a sentence lists
 SUBJECT = re.compile(r"\w+(?=[:.]| is | are | must | cannot )")
 
 
@@ -228,7 +229,9 @@ def _foreign_header(question: str, name: str, module: str, package: str) -> Meth
 
 
 def _some(question: str) -> str:
-    return ", ".join(method.name for method in list_methods(question)[:8]) or "none (no method of it is installed)"
+    names = [method.name for method in list_methods(question)]
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more or "none (no method of it is installed)"
 
 
 def _lead(where: str) -> str:
