@@ -3,8 +3,6 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
-# Processes that the tests are spread over, file by file.
-JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -14,7 +12,7 @@ demo: $(STAMP)-demo
 	$(BIN)/ftft demo
 
 test: $(STAMP)-test
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest
 
 check: lint types imports
 
