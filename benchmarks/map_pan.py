@@ -6,8 +6,7 @@ Writes the page of generated dynamics (6 epochs x 3 classes), opens it in headle
 a step per frame. Given are the milliseconds between frames (what one sees), those spent drawing (of them), the milliseconds
 of processor time that the page's thread took for a frame (what one would see on a machine that does nothing else), the seconds
 until the page can be used, and the milliseconds of a new selection and of finding the example under the pointer. Headless
-Chromium draws on the processor. Target: at most 100 ms of
-processor time for a frame.
+Chromium draws on the processor. Target: at most 100 ms between frames.
 """
 
 from __future__ import annotations

@@ -121,9 +121,9 @@ def _map_pan(result: Mapping[str, Any]) -> Iterator[Line]:
         used, between = one["processor_ms_per_frame"], one["between_ms"]["median"]
         yield (
             f"a frame while the data map of {result['examples']:,} examples is dragged, {mode}",
-            f"{used:.0f} ms of processor time, {between:.0f} ms between frames",
-            f"at most 100 ms of processor time: {_met(used <= 100)}",
-            f"headless Chromium without graphics, {result['cores']} core, load {result['load_before']:.1f} before",
+            f"{between:.0f} ms between frames, {used:.0f} ms of processor time",
+            f"at most 100 ms between frames: {_met(between <= 100)}",
+            f"headless Chromium without graphics, {result['cores']} core{'s' * (result['cores'] > 1)}, load {result['load_before']:.1f} before",
         )
 
 
