@@ -116,6 +116,7 @@ def _scoring(figures: list[Mapping[str, Any]]) -> Iterator[Line]:
 
 
 def _map_pan(result: Mapping[str, Any]) -> Iterator[Line]:
+    cores = f"{result['cores']} core{'s' * (result['cores'] > 1)}"
     for mode in ("points", "density"):
         one = result[mode]
         used, between = one["processor_ms_per_frame"], one["between_ms"]["median"]
@@ -123,7 +124,7 @@ def _map_pan(result: Mapping[str, Any]) -> Iterator[Line]:
             f"a frame while the data map of {result['examples']:,} examples is dragged, {mode}",
             f"{between:.0f} ms between frames, {used:.0f} ms of processor time",
             f"at most 100 ms between frames: {_met(between <= 100)}",
-            f"headless Chromium without graphics, {result['cores']} core{'s' * (result['cores'] > 1)}, load {result['load_before']:.1f} before",
+            f"headless Chromium without graphics, {cores}, load {result['load_before']:.1f} before",
         )
 
 
