@@ -389,26 +389,3 @@ PROTOCOLS: dict[str, type] = {
     "combine": Combiner,
     "evaluate": Evaluator,
 }
-
-
-class Phase(Protocol):
-    """A part of a stage's training (estimate, prune, train): how long, and a hook at the switch into it."""
-
-    name: str
-    steps: int
-
-    def enter(self, models: Models, optimizer: torch.optim.Optimizer) -> None: ...
-
-
-class Builder(Protocol):
-    """build: what happens to a loaded model before ``adapt`` (cut layers, grow, tensorise)."""
-
-    def build(self, model: torch.nn.Module) -> torch.nn.Module: ...
-
-
-class Search(Protocol):
-    """An ask-and-tell loop over stage templates: learning-rate trials, location search, AutoPEFT alike."""
-
-    def ask(self) -> Mapping[str, Any] | None: ...
-
-    def tell(self, trial: Mapping[str, Any], score: float) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,15 @@ from accelerate import Accelerator
 
 from ftft.data.examples import EvaluationSet, LoadedData
 from ftft.dynamics.buffer import DynamicsBuffer
-from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dynamics, write_dynamics
+from ftft.dynamics.parquet import fingerprint_dynamics, open_dynamics, read_dynamics
 from ftft.dynamics.table import Dynamics
 from ftft.engine import precision as precisions
 from ftft.engine.assembly import Assembled, assemble, needs_of
 from ftft.engine.batches import Schedule
 from ftft.engine.calibrating import CountedCalibration
-from ftft.engine.checkpoint import CheckpointFolder
-from ftft.engine.choosing import ChoosingSchedule, schedule_for
+from ftft.engine.choosing import schedule_for
 from ftft.engine.ledger import Ledger
-from ftft.engine.loop import Outcome, Training, TrainingLoop, best_folder
+from ftft.engine.loop import Training, TrainingLoop
 from ftft.engine.processes import ALONE, Processes
 from ftft.engine.provenance import provenance
 from ftft.engine.scoring import CountedScoring
@@ -32,16 +31,16 @@ from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
 from ftft.files import fingerprint, sha256_file
 from ftft.methods import registry
-from ftft.methods.contract import Adapted, Checkpoint, Objective, Sampler, Selection
+from ftft.methods.contract import Objective, Sampler, Selection
 from ftft.methods.selection import write_selection
 from ftft.models.loading import LoadedModel, load_model, load_saved
-from ftft.models.saving import save_model
 from ftft.paths import expand
+from ftft.run.finishing import Trained
 from ftft.run.portable import portable_model
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
-from ftft.run.selections import learned_prior, rows_and_weights, select_with, selection_and_sampler
+from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
 from ftft.run.store import StageFolder, Store, stage_key
-from ftft.run.validating import SteeringSets, WeightsOnValidation
+from ftft.run.validating import SteeringSets
 from ftft.tasks.contract import Prepared, Task, files_of, quantities_of
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
@@ -190,9 +189,6 @@ class StageRun:
         """The pretrained model the stage begins with, loaded anew: training changes the weights in place."""
         return load_model(self.stage.model, self.task.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
 
-    def _base_state(self) -> dict[str, torch.Tensor]:
-        return dict(self.load().model.state_dict())
-
     def _precision(self, device: torch.device) -> precisions.Precision:
         setting = self.stage.train.precision
         if setting != "auto":
@@ -234,7 +230,8 @@ class StageRun:
         preparing = time.perf_counter() - started
         outcome = TrainingLoop(training, environment=provenance()).run()
         selection, _ = selection_and_sampler(chosen)
-        self.processes.once(lambda: self._finish(folder, model, assembled.adapted, training, outcome, selection, preparing))
+        trained = Trained(self, model, assembled.adapted, training, outcome)
+        self.processes.once(lambda: trained.finish(folder, selection, preparing))
 
     def prepare(
         self,
@@ -332,7 +329,7 @@ class StageRun:
             warn=self.warn,
         )
         if self.validates():
-            steering = self._steering(model, training)
+            steering = self.steering(model, training)
             training.stopping = EarlyStopping(steering.settings)
             training.stop_score = steering.mean
             training.validate = lambda current: steering.scores(current, self.processes)
@@ -358,7 +355,8 @@ class StageRun:
             },
         )
 
-    def _steering(self, model: LoadedModel, training: Training) -> SteeringSets:
+    def steering(self, model: LoadedModel, training: Training) -> SteeringSets:
+        """What measures the stage's models on its validation sets; UserError where it has none."""
         sets = self.steering_sets()
         if not sets:
             raise UserError(f"{self.where} needs a validation set to stop or to keep the best checkpoint, and there is none")
@@ -366,125 +364,9 @@ class StageRun:
         settings = self.stage.stop or StopSettings(patience=ENDLESS, metric=self.task.steering[0])
         return SteeringSets(self.task, sets, prepared, settings, training.precision, training.flops, lambda: training.ledger)
 
-    def _finish(
-        self,
-        folder: StageFolder,
-        model: LoadedModel,
-        adapted: Adapted,
-        training: Training,
-        outcome: Outcome,
-        selection: Selection,
-        preparing: float,
-    ) -> None:
-        combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
-        validation = self._validation(model, training) if "validation" in needs_of(combiner) else None
-        checkpoints = [*self._checkpoints(adapted, training, outcome), *self._members(model)]
-        artefact = combiner.combine(self._base_state, checkpoints, validation)
-        plain = self._plain(model, adapted, artefact.state)
-        prior = dict(zip(self.data.train.label_names, learned_prior(selection, self.data.train).tolist()))
-        metadata = {"lineage": list(model.description.get("lineage", ())), "training_prior": prior}
-        save_model(folder.path("model"), plain, model.processor, metadata=metadata)
-        if training.dynamics is not None:
-            write_dynamics(training.dynamics.dynamics(), folder.path("dynamics.parquet"))
-        training.ledger.observe_memory("training")
-        trainable = sum(p.numel() for group in training.optimizer.param_groups for p in group["params"])
-        known_shapes = training.flops.state()["known"]
-        summary = {
-            "model": dict(model.description),
-            "seed": self.seed,
-            "precision": training.precision,
-            "parameters": sum(p.numel() for p in plain.parameters()),
-            "trainable_parameters": trainable,
-            "artefact": {"kind": artefact.kind, "step": artefact.step},
-            "selection": {"rule": dict(selection.rule), "counts": dict(selection.counts), "examples": len(selection)},
-            "training": {
-                "steps": outcome.steps,
-                "planned": outcome.planned,
-                "steps_per_epoch": training.schedule.steps_per_epoch,
-                "stopped_early": outcome.stopped_early,
-                "best_step": outcome.best_step,
-                "best_score": outcome.best_score,
-                "history": outcome.history,
-                "losses": outcome.losses,
-                **({"epochs": training.schedule.counts} if isinstance(training.schedule, ChoosingSchedule) else {}),
-                "weights": {str(step): digest for step, digest in outcome.weights.items()},
-            },
-            "resume_differences": outcome.resume_differences,
-            "preparing_seconds": preparing,
-            "steered_by": self._steered_by(training),
-            "flops_by_shape": known_shapes,
-            "provenance": provenance(),
-        }
-        folder.finish({"summary": summary, "ledger": training.ledger.to_json()})
-
-    def _steered_by(self, training: Training) -> dict[str, str]:
-        """The sets that had a say in what came out, and their roles."""
-        steering = list(self.steering_sets().values()) if training.validate else []
-        target = self.selection_target()
-        return {one.name: one.role for one in [*steering, *([] if target is None else [target])]}
-
-    def _members(self, model: LoadedModel) -> Iterator[Checkpoint]:
-        """The finished models of the stages in ``use_models_of``; UserError where one is of another shape."""
-        shapes = {name: value.shape for name, value in self._base_state().items()} if self.stage.use_models_of else {}
-        for name in self.stage.use_models_of:
-            finished = self.earlier[name]
-
-            def load(folder: Path = finished.model_folder, name: str = name) -> dict[str, torch.Tensor]:
-                state = dict(load_saved(folder, self.task.model, where=f"{self.where}.use_models_of")[0].state_dict())
-                if {one: value.shape for one, value in state.items()} != shapes:
-                    raise UserError(
-                        f"{self.where}.use_models_of: the model of stage {name} has other weights than this stage's; "
-                        "models that are combined begin from one pretrained model"
-                    )
-                return state
-
-            yield Checkpoint(finished.summary["training"]["steps"], None, load, stage=name)
-
-    def _validation(self, model: LoadedModel, training: Training) -> WeightsOnValidation:
-        plain = self.load().model
-        return WeightsOnValidation(self._steering(model, training), plain.to(training.accelerator.device))
-
-    def _plain(self, model: LoadedModel, adapted: Adapted, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-        """The model as it was loaded, with the weights of ``state``."""
-        plain = adapted.model
-        if adapted.plain_state is not None:  # its modules were wrapped or replaced
-            dtype = next(iter(adapted.model.parameters())).dtype
-            plain = self.load(dtype).model
-        plain.load_state_dict(state)
-        return plain
-
-    def _checkpoints(self, adapted: Adapted, training: Training, outcome: Outcome) -> list[Checkpoint]:
-        """The states ``combine`` may use, as plain weights: the best by validation score, where it was kept, and the last."""
-        last = {name: value.clone() for name, value in adapted.model.state_dict().items()}
-
-        def merged(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            adapted.model.load_state_dict(state)
-            return adapted.merged()
-
-        found = []
-        best, folder = outcome.best_step, training.folder
-        if training.keep_best and best is not None:
-            goodness = _goodness(training, outcome.best_score)
-            found.append(Checkpoint(best, goodness, lambda: merged(_best_state(folder, best))))
-        last_score = None
-        if outcome.history and outcome.history[-1]["step"] == outcome.steps and training.stop_score is not None:
-            last_score = _goodness(training, training.stop_score(outcome.history[-1]["scores"]))
-        found.append(Checkpoint(outcome.steps, last_score, lambda: merged(last)))
-        return found
-
 
 def stage_event(recipe: Recipe, name: str) -> dict[str, Any]:
     """What is told when a stage begins: its place among the others, and those it uses."""
     names = list(recipe.stages)
     place = {"number": names.index(name) + 1, "of": len(names), "uses": upstream(recipe.stages, name)}
     return {"event": "stage", "stage": name, **place}
-
-
-def _goodness(training: Training, score: float | None) -> float | None:
-    """The score as ``combine`` compares it: higher is better, also where the metric is a loss."""
-    return score if training.stopping is None or score is None else training.stopping.goodness(score)
-
-
-def _best_state(folder: Path | None, step: int | None) -> dict[str, torch.Tensor]:
-    assert folder is not None and step is not None
-    return CheckpointFolder(best_folder(folder)).load(step).trees["model"]
