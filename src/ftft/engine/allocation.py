@@ -23,7 +23,8 @@ _LARGEST_DYNAMIC_TRIM, _DEFAULT_BLOCKS = 64 * 2**20, 65536
 def kept_memory() -> Iterator[None]:
     """Inside, freed memory stays with the process; on leaving, what is free goes back to the operating system.
 
-    Concerns the whole process. Does nothing where the C library is not glibc.
+    Concerns the whole process. Does nothing where the C library is not glibc, and little in a thread whose allocation
+    once failed: glibc moves it to another arena, whose blocks of 64 MiB and more are mapped one by one.
     """
     libc = _glibc()
     if libc is None:
