@@ -25,6 +25,15 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-_:;()"
 SIZE = 16
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that hold kill tests and slow ones come first: spread over processes, the longest file must not begin last."""
+    weights: dict[Path, int] = {}
+    for item in items:
+        weight = 2 if item.get_closest_marker("kill") else 1 if item.get_closest_marker("slow") else 0
+        weights[item.path] = max(weight, weights.get(item.path, 0))
+    items.sort(key=lambda item: -weights[item.path])
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A small WordPiece tokenizer (some words, all letters) with BERT's special tokens: [CLS] a [SEP] b [SEP]."""
