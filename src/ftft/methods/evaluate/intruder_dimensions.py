@@ -80,8 +80,8 @@ class IntruderDimensions:
 
 
 def linear_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights [out, in] of the linear layers in the transformer's blocks (of both towers, where it has two), by their names in the
-    model."""
+    """The weights [out, in] of the linear layers in the transformer's blocks, by their names in the model; of both towers where
+    it has two."""
     import torch
 
     from ftft.modelmap import towers_of
