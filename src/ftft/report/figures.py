@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 from typing import Any
 
 from ftft.run.comparing import SetRole, averaged
@@ -294,9 +294,15 @@ def without_folders(document: Any) -> Any:
         return {str(key): without_folders(value) for key, value in document.items()}
     if isinstance(document, (list, tuple)):
         return [without_folders(value) for value in document]
-    if isinstance(document, str) and document.startswith(("/", "~/")) and "\n" not in document:
-        return PurePath(document).name or document
+    if isinstance(document, str) and "\n" not in document:
+        absolute = document.startswith(("/", "~/")) or PureWindowsPath(document).is_absolute()
+        return last_part(document) if absolute else document
     return document
+
+
+def last_part(path: str) -> str:
+    """The last part of a path, whether its folders stand between slashes or backslashes."""
+    return PureWindowsPath(path).name or path
 
 
 def percent(value: float | None, digits: int = 1) -> str:
