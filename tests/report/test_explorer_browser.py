@@ -439,3 +439,39 @@ def test_drawn_pixels_follow_colour_selection_and_density(page: Any, dynamics: D
     part(page, "density").uncheck()
     part(page, "fade").check()
     assert row >= 0 and len(dense) > 3 and not dense & (without - {page.evaluate("() => window.ftftExplorer.looks[0].paper")})
+
+
+def test_density_is_that_of_what_is_in_view(page: Any, dynamics: Dynamics) -> None:
+    confidence = np.sort(map_values(dynamics, "").confidence)
+    confidence = confidence[np.isfinite(confidence)]
+    low = int(np.argmax(np.diff(confidence[: N // 2])))  # the widest gap: the view ends in it
+    bottom = float(confidence[low : low + 2].mean())
+    zoom = 1 / (1 - bottom)
+    part(page, "density").check()
+    page.evaluate("([zoom]) => { Object.assign(window.ftftExplorer.view, {x: 0, y: 1, zoom}); }", [zoom])
+    page.evaluate("() => { window.ftftExplorer.zoom(1); window.ftftExplorer.render(); }")
+    assert page.evaluate("() => window.ftftExplorer.view.y") == pytest.approx(1 - 0.5 / zoom)
+    lines = page.evaluate(
+        """() => { const p = window.ftftExplorer.plots[0], paper = window.ftftExplorer.looks[0].paper;
+        const filled = (line) => p.pixels.subarray(line * p.width, (line + 1) * p.width).some((one) => one !== paper);
+        return Array.from({length: p.height}, (_, line) => filled(line)); }"""
+    )
+    part(page, "density").uncheck()
+    part(page, "zoomAll").click()
+    assert low > 0 and any(lines) and not lines[-1]
+
+
+def test_points_on_the_edges_are_drawn_however_small(page: Any) -> None:
+    """The four corners, of one pixel each (a million are shown)."""
+    drawn = page.evaluate(
+        """() => { const p = window.ftftExplorer.plots[0], most = 65534;
+        const map = {x: Uint16Array.of(0, most, 0, most), y: Uint16Array.of(0, 0, most, most)};
+        const look = {colours: new Uint8Array(4), palette: new Uint32Array(64).fill(7), mask: null, shown: 1e6};
+        p.pixels.fill(0);
+        p.drawPoints(map, {x: 0.5, y: 0.5, zoom: 1}, look);
+        const last = p.width * p.height - 1;
+        return [0, p.width - 1, last - p.width + 1, last].map((at) => p.pixels[at])
+          .concat(p.pixels.filter((one) => one !== 0).length); }"""
+    )
+    page.evaluate("() => window.ftftExplorer.render()")
+    assert drawn == [7, 7, 7, 7, 4]
