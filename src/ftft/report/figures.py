@@ -54,8 +54,6 @@ class StageFigures:
     steps: int | None
     planned: int | None
     stopped_early: bool
-    id_mean: float | None
-    ood_mean: float | None
     fraction: float | None
     cost_kind: str | None
     seconds: float | None
@@ -259,7 +257,7 @@ def cost_kind(source: Any) -> str | None:
 
 def stage_figures(result: Mapping[str, Any], name: str) -> StageFigures:
     """The row of one stage."""
-    stage, sets = dig(result, "stages", name), evaluation_sets(result)
+    stage = dig(result, "stages", name)
     fraction = number(dig(stage, "cost", "fraction_of_erm"))
     return StageFigures(
         name=name,
@@ -267,8 +265,6 @@ def stage_figures(result: Mapping[str, Any], name: str) -> StageFigures:
         steps=whole(dig(stage, "training", "steps")),
         planned=whole(dig(stage, "training", "planned")),
         stopped_early=bool(dig(stage, "training", "stopped_early")),
-        id_mean=mean_metric(result, name, mean_sets(sets, "id")),
-        ood_mean=mean_metric(result, name, mean_sets(sets, "ood")),
         fraction=fraction,
         cost_kind=None if fraction is None else cost_kind(dig(stage, "cost", "erm_source")),
         seconds=number(dig(stage, "cost", "seconds")),
