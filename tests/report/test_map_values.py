@@ -77,7 +77,7 @@ def test_margins_and_pass_rates_get_the_same_map() -> None:
     rate = source.integers(0, 9, (E, N)).astype(np.float32) / 8
     of_rates = map_values(dynamics(statistics={"pass_rate": rate}), "rollouts")
     np.testing.assert_allclose(of_rates.variability, rate.std(axis=0), atol=1e-6)
-    assert of_rates.quantity == "pass rate"
+    assert of_rates.quantity == of_rates.points().quantity == "pass rate"
     assert "mean pass rate" in map_page([of_rates])
 
 

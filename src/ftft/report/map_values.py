@@ -75,6 +75,7 @@ class MapValues:
             confidence=self.confidence.astype(np.float32),
             variability=self.variability.astype(np.float32),
             correctness=share,
+            quantity=self.quantity,
             labels=self.labels,
             label_names=self.label_names,
             selected=next(iter(self.selections.values()), None),
