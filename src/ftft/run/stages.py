@@ -59,10 +59,11 @@ class FinishedStage:
     reused: bool
     summary: Mapping[str, Any]
     ledger: Ledger
+    model_at: Path | None = None  # where its model is kept elsewhere
 
     @property
     def model_folder(self) -> Path:
-        return self.folder / "model"
+        return self.model_at or self.folder / "model"
 
     @property
     def dynamics_path(self) -> Path | None:
