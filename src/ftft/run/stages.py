@@ -141,7 +141,7 @@ class StageRun:
         steering = {name: [one.examples.fingerprint, one.merge] for name, one in self.steering_sets().items()}
         return {
             "version": OUTCOME_VERSION,
-            "task": dict(self.recipe.task),
+            "task": {name: value for name, value in self.recipe.task.items() if name not in files},
             "stage": stage,
             "seed": self.seed,
             "model": model_fingerprint,
