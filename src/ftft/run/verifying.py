@@ -53,6 +53,7 @@ _PARTS = {
     "dynamics": "the dynamics the stage selected by are not those of the run",
     "target": "the validation set that the stage selects towards is not that of the run",
     "task_files": "the files that the task's settings name are not those of the run ({keys})",
+    "short_batch": "the batch that holds the rest of an epoch is made in another way",
 }
 
 
