@@ -130,6 +130,19 @@ def test_a_schedule_without_a_sampler_is_walked_step_by_step() -> None:
     assert len(taken) == 22 and all(np.array_equal(one, other) for one, other in zip(taken, expected))
 
 
+def test_a_chosen_epochs_short_batch_is_filled_up_from_the_choice_with_its_weights() -> None:
+    settings = TrainSettings(batch_size=BATCH, epochs=2.0)
+    rows = np.arange(N)[::-1].copy()
+    for fill in (False, True):
+        sampler = Given(18, factor=2.0)
+        found = schedule_for(settings, rows, np.full(N, 6), seed=0, sampler=sampler, processes=ALONE, fill=fill)
+        epoch = found.epoch_at(0)
+        assert sorted(map(len, epoch.batches)) == ([4] * 5 if fill else [2, 4, 4, 4, 4])
+        assert epoch.weights is not None and [len(one) for one in epoch.weights] == [len(one) for one in epoch.batches]
+        assert set(np.concatenate(epoch.batches)) == set(rows[:18]), "of the choice, and nothing else"
+        assert all(len(set(batch)) == len(batch) for batch in epoch.batches)
+
+
 def test_the_whole_pool_chosen_is_trained_on_as_without_a_sampler() -> None:
     chosen, plain = schedule(Given(40), epochs=3), BatchSchedule(np.arange(N)[::-1].copy(), np.full(N, 6), BATCH, 30, 0)
     step = 0

@@ -137,6 +137,30 @@ def test_the_store_is_not_needed(moved: tuple[Path, Path], capsys: pytest.Captur
     assert tree(folder.parent) == before
 
 
+def test_a_stage_that_selects_with_an_earlier_stages_model(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    got_d = {"name": "got_d", "target": "ood_validation", "fraction": 0.25}
+    train = {"steps": 6, "batch_size": 8, "precision": "fp32"}
+    stages = {"reference": {"train": train}, "main": {"train": train, "select": got_d, "use_model_of": "reference"}}
+    folder = run_recipe(tiny_recipe(tmp_path, tiny_bert_folder, stages, main="main"))
+    code, out, _ = verify(capsys, folder)
+    assert code == 0 and "different here" not in out and out.splitlines()[-1] == "verified, bit for bit: 2 stages"
+    target = tmp_path / "ood_validation.csv"
+    text = target.read_text()
+    target.write_text(text + "one-more,the dog,positive,1\n")
+    code, out, _ = verify(capsys, folder, "--steps", "1")
+    assert code == 1 and "the validation set that the stage selects towards is not that of the run" in out
+    target.write_text(text)
+    reference = json.loads((folder / "result.json").read_text())["stages"]["reference"]["key"][:20]
+    (folder.parent / ".store" / reference / "finished.json").unlink()  # its model may be half there
+    code, out, _ = verify(capsys, folder)
+    assert code == 0 and "main: 5 of 6 steps match in losses and weights" in out
+    assert "  different here: the store holds the model of stage reference no longer, so what it selected was taken as" in out
+    shutil.rmtree(folder.parent / ".store")
+    assert verify(capsys, folder)[0] == 0
+
+
 def test_the_last_bit_of_a_loss_or_of_the_weights_is_found(
     moved: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
