@@ -36,6 +36,7 @@ def check_combinations(recipe: Recipe) -> None:
         _check_model(stage.model, f"{where}.model")
         _check_train(stage.train, f"{where}.train")
         _check_micro_batches(stage.train, task, f"{where}.train")
+        _check_packing(stage.train, task, f"{where}.train")
         _check_stop(stage, recipe.data, task, where)
         _check_tasks(stage, task.name, where)
         _check_needs(stage, where)
@@ -159,6 +160,11 @@ def _check_micro_batches(train: TrainSettings, task: Task, where: str) -> None:
             f"{where}.micro_batch_size: in {task.name} the loss of an example depends on its batch, so that micro-batches of "
             f"{train.micro_batch_size} are another task than a batch of {train.batch_size}; leave it out, or lower batch_size"
         )
+
+
+def _check_packing(train: TrainSettings, task: Task, where: str) -> None:
+    if train.pack and not hasattr(task, "pack"):
+        raise UserError(f"{where}.pack: the examples of {task.name} cannot share a row; leave it out")
 
 
 def _check_stop(stage: Stage, data: DataSettings, task: Task, where: str) -> None:

@@ -34,6 +34,7 @@ from ftft.methods import registry
 from ftft.methods.contract import Objective, Sampler, Selection
 from ftft.methods.selection import write_selection
 from ftft.models.loading import LoadedModel, load_model, load_saved
+from ftft.models.packing import require_separate
 from ftft.paths import expand
 from ftft.run.finishing import Trained
 from ftft.run.portable import portable_model
@@ -258,6 +259,8 @@ class StageRun:
             CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger),
             seed=self.seed,
         )
+        if self.stage.train.pack:  # an adapter can undo what the model alone does
+            require_separate(assembled.adapted.model, f"{self.where}.train.pack")
         schedule = schedule_for(
             self.stage.train, rows, prepared.lengths[rows], seed=self.seed, sampler=sampler, processes=self.processes
         )

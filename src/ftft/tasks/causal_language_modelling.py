@@ -6,7 +6,7 @@ Prompt and completion are tokenised on their own and joined, so that no token li
 completion is exact; a row begins with the beginning-of-text token where the tokenizer itself adds one, and the completion ends
 with the end-of-text token. Of the L - 1 predictions of a row those count whose target belongs to the completion, and of a chat
 those that the assistant says (:mod:`ftft.tasks.chats`). Too long a row loses the beginning of its prompt, then the end of its
-completion; too long a chat its end. Rows stand side by side, padded on the right; nothing is packed.
+completion; too long a chat its end. Rows stand side by side, padded on the right, or share a row (:mod:`ftft.tasks.packing`).
 
     loss of a row = mean over its target tokens t of -log p(y_t | y_<t),   units = its number of target tokens
 
@@ -24,7 +24,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from ftft.data.inputs import TaskInputs
 from ftft.data.messages import messages_of
@@ -33,8 +32,9 @@ from ftft.paths import expand
 from ftft.settings import setting
 from ftft.tasks.answers import is_right
 from ftft.tasks.chats import read_template, require_template, tokenised_chats
-from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits
+from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits, batch_of
 from ftft.tasks.decoding import Counting, end_tokens, greedy
+from ftft.tasks.packing import SEQUENCE, first_fit, owners
 from ftft.tasks.sequences import EXACT_MATCH, IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
 
 if TYPE_CHECKING:
@@ -154,31 +154,62 @@ class CausalLanguageModelling:
     def collate(self, prepared: Prepared, rows: np.ndarray, weights: np.ndarray | None = None) -> Batch:
         """The batch of the examples at ``rows`` (int64 [B]): inputs int64 [B, L], ``extra["targets"]`` int64 [B, L - 1], what
         each position is to predict (-100: nothing)."""
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = prepared.lengths[rows]
+        mask = np.arange(self._width(lengths)) < lengths[:, None]
+        tokens, targets = self._laid_out(prepared, rows, mask.shape, np.nonzero(mask))
+        return self._batch(prepared, rows, weights, tokens, targets, {"attention_mask": mask.astype(np.int64)}, {})
+
+    def pack(self, prepared: Prepared, rows: np.ndarray, weights: np.ndarray | None = None) -> Batch:
+        """The batch of the examples at ``rows`` (int64 [B]) in R <= B rows as wide as padding would make them: inputs int64
+        [R, L], targets and ``extra["sequence"]`` int64 [R, L - 1]. Everything else is still one for each example."""
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = prepared.lengths[rows].astype(np.int64)
+        layout = first_fit(lengths, width := self._width(lengths))
+        sequence = np.repeat(np.arange(len(rows)), lengths)
+        place = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        where = layout.row[sequence], layout.start[sequence] + place
+        tokens, targets = self._laid_out(prepared, rows, (layout.rows, width), where)
+        positions, owner = np.zeros_like(tokens), np.zeros_like(tokens)
+        positions[where], owner[where] = place, sequence
+        return self._batch(prepared, rows, weights, tokens, targets, {"position_ids": positions}, {SEQUENCE: owner[:, 1:]})
+
+    def _width(self, lengths: np.ndarray) -> int:
+        longest = int(lengths.max())
+        return max(longest, min(-(-longest // MULTIPLE) * MULTIPLE, self.max_length))
+
+    def _laid_out(
+        self, prepared: Prepared, rows: np.ndarray, shape: tuple[int, ...], where: tuple[np.ndarray, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and targets, int64 of that shape, with the examples' tokens, one example after another, at ``where``."""
+        storage, lengths = prepared.storage, prepared.lengths[rows].astype(np.int64)
+        at = np.arange(lengths.sum()) + np.repeat(storage["offsets"][rows] - np.cumsum(lengths) + lengths, lengths)
+        tokens = np.full(shape, storage["pad_token_id"], dtype=np.int64)
+        targets = np.full(shape, IGNORED, dtype=np.int64)
+        tokens[where] = storage["input_ids"][at]
+        targets[where] = np.where(storage["told"][at], storage["input_ids"][at], IGNORED)
+        return tokens, targets
+
+    def _batch(
+        self,
+        prepared: Prepared,
+        rows: np.ndarray,
+        weights: np.ndarray | None,
+        tokens: np.ndarray,
+        targets: np.ndarray,
+        beside: dict[str, np.ndarray],
+        extra: dict[str, np.ndarray],
+    ) -> Batch:
         import torch
 
-        rows = np.asarray(rows, dtype=np.int64)
-        storage, lengths = prepared.storage, prepared.lengths[rows]
-        longest = int(lengths.max())
-        width = max(longest, min(-(-longest // MULTIPLE) * MULTIPLE, self.max_length))
-        places = np.arange(width)
-        mask = places < lengths[:, None]
-        tokens = np.full(mask.shape, storage["pad_token_id"], dtype=np.int64)
-        at = (storage["offsets"][rows][:, None] + places)[mask]
-        tokens[mask] = storage["input_ids"][at]
-        targets = np.full(mask.shape, IGNORED, dtype=np.int64)
-        targets[mask] = np.where(storage["told"][at], storage["input_ids"][at], IGNORED)
-        examples = prepared.examples
-        return Batch(
-            ids=examples.ids.take(pa.array(rows)).to_pylist(),
-            rows=torch.from_numpy(rows.copy()),
-            labels=torch.from_numpy(np.asarray(examples.labels[rows], dtype=np.int64)),
-            weights=torch.ones(len(rows)) if weights is None else torch.from_numpy(np.array(weights, dtype=np.float32)),
-            inputs={"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask.astype(np.int64))},
-            extra={"targets": torch.from_numpy(np.ascontiguousarray(targets[:, 1:]))},
-        )
+        inputs = {name: torch.from_numpy(value) for name, value in {"input_ids": tokens, **beside}.items()}
+        batch = batch_of(prepared.examples, rows, weights, inputs)
+        own = {"targets": targets[:, 1:], **extra}
+        batch.extra.update({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in own.items()})
+        return batch
 
     def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Logits [B, L - 1, V], position by position those that predict ``targets``: float64 from a float64 model, else in the
+        """Logits [R, L - 1, V], position by position those that predict ``targets``: float64 from a float64 model, else in the
         model's own precision (a copy in float32 of a large vocabulary would cost more than the model)."""
         return model(**batch.inputs, use_cache=False).logits[:, :-1]
 
@@ -194,23 +225,24 @@ class CausalLanguageModelling:
         return total / self.units(batch).to(total.dtype).clamp(min=1)
 
     def units(self, batch: Batch) -> torch.Tensor:
-        """Target tokens of every row, float32 [B]."""
+        """Target tokens of every example, float32 [B]."""
         import torch
 
-        return (batch.extra["targets"] != IGNORED).sum(dim=1).to(torch.float32)
+        told = (batch.extra["targets"] != IGNORED).to(torch.float32)
+        return told.new_zeros(len(batch)).index_add(0, owners(batch).flatten(), told.flatten())
 
     def unit_logits(self, outputs: torch.Tensor, batch: Batch) -> UnitLogits:
         """Every target token is a unit: logits [U, V]."""
         targets = batch.extra["targets"]
         where = targets != IGNORED
-        return UnitLogits(_wide(outputs[where]), targets[where], where.nonzero()[:, 0])
+        return UnitLogits(_wide(outputs[where]), targets[where], owners(batch)[where])
 
     def record(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         """The statistics of every sequence (:mod:`ftft.tasks.sequences`), each float32 [B]."""
         import torch
 
         with torch.no_grad():
-            values, _ = statistics_of(outputs.detach(), batch.extra["targets"])
+            values, _ = statistics_of(outputs.detach(), batch.extra["targets"], owners(batch), len(batch))
         return {name: value.cpu() for name, value in values.items()}
 
     def predictions(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -218,7 +250,7 @@ class CausalLanguageModelling:
         import torch
 
         with torch.no_grad():
-            values, tokens = statistics_of(outputs.detach(), batch.extra["targets"])
+            values, tokens = statistics_of(outputs.detach(), batch.extra["targets"], owners(batch), len(batch))
         kept = [values["mean_log_probability"], values["token_accuracy"], tokens]
         return torch.stack([one.to("cpu", torch.float32) for one in kept], dim=1)
 
