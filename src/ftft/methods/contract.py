@@ -298,7 +298,8 @@ class Adapter(Protocol):
 @runtime_checkable
 class Objective(Protocol):
     """objective: what is minimised? ``start`` gives the function of one micro-batch. A function that keeps
-    something from one batch to the next is :class:`Stateful` (each process has its own)."""
+    something from one batch to the next is :class:`Stateful` (each process has its own); one that changes with the steps has
+    ``before_step``, a :data:`StepHook`."""
 
     def start(self, models: Models, task: Any) -> Callable[[Batch], Loss]: ...
 

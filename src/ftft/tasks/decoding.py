@@ -57,6 +57,11 @@ def greedy(
 
 def end_tokens(model: torch.nn.Module, processor: Any) -> set[int]:
     """The tokens that end an answer: the tokenizer's end-of-text token, and those that the model's own generation ends with."""
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return model_ends(model) | ({int(processor.eos_token_id)} if processor.eos_token_id is not None else set())
+
+
+def model_ends(model: torch.nn.Module) -> set[int]:
+    """The tokens that the model's own generation ends with."""
+    own = getattr(getattr(getattr(model, "module", model), "generation_config", None), "eos_token_id", None)
     listed = own if isinstance(own, (list, tuple)) else [own]
-    return {int(token) for token in (processor.eos_token_id, *listed) if token is not None}
+    return {int(token) for token in listed if token is not None}
