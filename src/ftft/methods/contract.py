@@ -273,6 +273,11 @@ class ScoringModel(Protocol):
         """The mean over its tokens of the last hidden states of every example, float32 [N, H]."""
         ...
 
+    def predictions(self, examples: Examples) -> np.ndarray:
+        """What the task keeps of every example for evaluation, float32 [N, K]: the probabilities of the classes, or the columns
+        that the task names (of a language model :data:`ftft.tasks.sequences.PREDICTIONS`)."""
+        ...
+
     def target(self, name: str) -> Examples:
         """The inputs of an evaluation set with split validation, to select towards; UserError for any other. A method names
         it in its setting ``target``, by which the stage's key and the result know of it."""

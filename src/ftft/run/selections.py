@@ -47,7 +47,8 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
     """The planned selection of every stage by its name; UserError, led by the stage's path, for one that cannot work."""
     plans: dict[str, PlannedSelection] = {}
     made: dict[str, Selection] = {}
-    statistics = quantities_of(registry.build_task(recipe.task)).dynamics
+    quantities = quantities_of(registry.build_task(recipe.task))
+    statistics, columns = quantities.dynamics, len(quantities.predictions or train.label_names)
     for name, stage in recipe.stages.items():
         where = f"stages.{name}.select"
         source = stage.use_dynamics_of
@@ -59,7 +60,7 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
         selector = registry.build("select", stage.select, where)
         seed = recipe.seed if stage.seed is None else stage.seed
         try:
-            chosen = select_with(selector, train, dynamics, seed=seed, scoring=OnePoint(train))
+            chosen = select_with(selector, train, dynamics, seed=seed, scoring=OnePoint(train, columns))
             made[name], sampler = selection_and_sampler(chosen)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
@@ -99,9 +100,13 @@ class OnePoint:
     """Stands in for a scoring model before anything is computed: every example is the same, and any will do as a target."""
 
     examples: Examples
+    columns: int = 1  # of what the task keeps of an example
 
     def embed(self, examples: Examples) -> np.ndarray:
         return np.zeros((len(examples), 1), dtype=np.float32)
+
+    def predictions(self, examples: Examples) -> np.ndarray:
+        return np.zeros((len(examples), self.columns), dtype=np.float32)
 
     def target(self, name: str) -> Examples:
         return self.examples.take(np.arange(min(len(self.examples), 1)))
