@@ -275,10 +275,10 @@ def _check_models_used(name: str, stage: Stage, recipe: Recipe, where: str) -> N
 
 
 def _check_scoring(name: str, stage: Stage, recipe: Recipe, where: str) -> None:
-    """The model a selector looks at the data with, and the set it selects towards."""
+    """The model that examples are made or looked at with, and the set that is selected towards."""
     found = header("select", stage.select["name"], f"{where}.select")
     other, earlier = stage.use_model_of, _before(name, recipe)
-    if "scoring_model" not in found.needs:
+    if "scoring_model" not in found.needs and stage.create is None:
         if other is not None:
             takers = [method.name for method in list_methods("select") if "scoring_model" in method.needs]
             raise UserError(f"{where}.use_model_of is given, and {found.name} looks at no model; use {', '.join(takers)}")

@@ -46,7 +46,7 @@ def erm_cost(
     if recipe.baseline is not None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named}")
     stage = recipe.stages[named]
-    if not uses(stage) and stage.select["name"] == "all":
+    if not uses(stage) and stage.select["name"] == "all" and stage.create is None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named} is plain fine-tuning")
     train, seed = stage.train, recipe.seed if stage.seed is None else stage.seed
     tokens, every = lengths()
@@ -61,6 +61,11 @@ def padded_lengths(task: Task, prepared: Prepared) -> np.ndarray:
     distinct, first, of = np.unique(prepared.lengths, return_index=True, return_inverse=True)
     widths = [task.collate(prepared, first[index : index + 1]).shape[1] for index in range(len(distinct))]
     return np.array(widths, dtype=np.int32)[of.reshape(-1)]
+
+
+def lengths_of(task: Task, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens and the padded tokens of every example, int32 [N] each."""
+    return prepared.lengths, padded_lengths(task, prepared)
 
 
 def given_dynamics(stages: Mapping[str, Any], name: str) -> list[str]:

@@ -32,10 +32,11 @@ from ftft.files import (
     write_text,
 )
 from ftft.methods import registry
+from ftft.methods.created import FILE as CREATED
 from ftft.methods.selection import read_selection
 from ftft.models.loading import load_saved
 from ftft.paths import expand
-from ftft.run.costs import ErmCost, erm_cost, given_dynamics, padded_lengths, upstream, whole_cost
+from ftft.run.costs import ErmCost, erm_cost, given_dynamics, lengths_of, upstream, whole_cost
 from ftft.run.evaluating import Evaluation, evaluate, predictions_on_all, said_of, sets_seen, write_named_predictions
 from ftft.run.evaluators import of_predictions
 from ftft.run.measuring import measure, require_heads, require_packing
@@ -225,7 +226,7 @@ class _Run:
         for name, stage in self.stages.items():
             if stage.dynamics_path is not None:
                 copy_file(stage.dynamics_path, self.folder / "stages" / name / "dynamics.parquet")
-            for file in ("selection.parquet", "selection.parquet.json"):
+            for file in ("selection.parquet", "selection.parquet.json", *([CREATED] if stage.creates else [])):
                 copy_file(stage.folder / file, self.folder / "stages" / name / file)
             place = self.folder / "stages" / name
             self.predictions[name] = write_named_predictions(place, self.evaluations[name], self.data, columns)
@@ -305,8 +306,7 @@ class _Run:
 
     def _lengths(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         _, processor = load_saved(self.stages[name].model_folder, self.task.model)
-        prepared = self.task.prepare(self.data.train, processor)
-        return prepared.lengths, padded_lengths(self.task, prepared)
+        return lengths_of(self.task, self.task.prepare(self.data.train, processor))
 
     def _cost(self, name: str) -> dict[str, Any]:
         ledgers = {other: stage.ledger for other, stage in self.stages.items()}

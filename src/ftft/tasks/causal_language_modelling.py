@@ -18,7 +18,7 @@ greedily, and the answer in its text is compared with that in the row (:mod:`ftf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ftft.data.inputs import TaskInputs
-from ftft.data.messages import messages_of
+from ftft.data.prompting import answers_of, turns_asked
 from ftft.errors import UserError
 from ftft.paths import expand
 from ftft.settings import setting
 from ftft.tasks.answers import is_right
-from ftft.tasks.chats import read_template, require_template, tokenised_chats
+from ftft.tasks.chats import asked_of, read_template, require_template, tokenised_chats
 from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits, batch_of
-from ftft.tasks.decoding import Counting, end_tokens, greedy
+from ftft.tasks.decoding import Counting, Written, end_tokens, greedy, pad_token, written_to
 from ftft.tasks.packing import SEQUENCE, first_fit, owners
 from ftft.tasks.sequences import EXACT_MATCH, IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
 
@@ -101,7 +101,7 @@ class CausalLanguageModelling:
             "input_ids": np.fromiter(chain.from_iterable(tokens), dtype=np.int32, count=int(offsets[-1])),
             "told": told_tokens,
             "offsets": offsets,
-            "pad_token_id": int(processor.pad_token_id if processor.pad_token_id is not None else processor.eos_token_id),
+            "pad_token_id": pad_token(processor),
         }
         counts = np.add.reduceat(told_tokens.astype(np.int64), offsets[:-1]) if rows else np.zeros(0)
         empty = np.flatnonzero(counts == 0)
@@ -131,15 +131,18 @@ class CausalLanguageModelling:
         return rows
 
     def _chats(self, examples: Examples, processor: Any) -> list[Row]:
-        if self.chat_template is not None:  # the tokenizer keeps it, so that the saved model is asked as it was taught
-            processor.chat_template = read_template(expand(self.chat_template, "task.chat_template"))
-        require_template(processor)
+        self._require_template(processor)
         rows = []
         for start in range(0, len(examples), CHUNK):
             chats, ids = (one.slice(start, CHUNK).to_pylist() for one in (examples.inputs["messages"], examples.ids))
             for tokens, said in tokenised_chats(chats, ids, processor):
                 rows.append((tokens[: self.max_length], said[: self.max_length]))
         return rows
+
+    def _require_template(self, processor: Any) -> None:
+        if self.chat_template is not None:  # the tokenizer keeps it, so that the saved model is asked as it was taught
+            processor.chat_template = read_template(expand(self.chat_template, "task.chat_template"))
+        require_template(processor)
 
     def _join(self, first: list[int], prompt: list[int], answer: list[int]) -> Row:
         """The row's tokens, at most ``max_length``, and which are its completion. At least one token of a prompt stays."""
@@ -270,8 +273,21 @@ class CausalLanguageModelling:
             count=count,
         )
         texts = processor.batch_decode(answers, skip_special_tokens=True)
-        right = [is_right(text, _reference(data.examples, row), self.answer) for text, row in zip(texts, rows)]
+        references = answers_of(data.examples.take(batch.rows.cpu().numpy()))
+        right = [is_right(text, reference, self.answer) for text, reference in zip(texts, references)]
         return torch.tensor(right, dtype=torch.float32)[:, None]
+
+    def write(self, model: torch.nn.Module, examples: Examples, processor: Any, *, most: int, count: Counting) -> list[Written]:
+        """What the model greedily answers to the question of every example. A prompt is never cut: one that leaves no room
+        within ``max_length`` is not asked, and an answer that does not end in the room left has not ended."""
+        if "messages" in examples.inputs:
+            self._require_template(processor)
+            prompts = [asked_of(turns_asked(chat), name, processor) for chat, name in _named(examples)]
+        else:
+            first = _beginning(processor)
+            prompts = [first + tokens for tokens in _tokenise(processor, examples.inputs["prompt"].to_pylist())]
+        pad, ends = pad_token(processor), end_tokens(model, processor)
+        return written_to(model, prompts, processor, most=most, room=self.max_length, ends=ends, pad=pad, count=count)
 
     def measure(
         self, labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None
@@ -289,12 +305,8 @@ def _asked(data: Prepared, row: int) -> list[int]:
     return [int(token) for token in data.storage["input_ids"][first : first + begins]]
 
 
-def _reference(examples: Examples, row: int) -> str:
-    """What the row itself says: its completion, or the assistant's last turn."""
-    if "completion" in examples.inputs:
-        return str(examples.inputs["completion"][row].as_py())
-    said = [one["content"] for one in messages_of(examples.inputs["messages"][row].as_py()) if one["role"] == "assistant"]
-    return str(said[-1])
+def _named(examples: Examples) -> Iterator[tuple[str, str]]:
+    return zip(examples.inputs["messages"].to_pylist(), examples.ids.to_pylist())
 
 
 def _tokenise(processor: Any, texts: list[str]) -> list[list[int]]:

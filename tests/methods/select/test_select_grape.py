@@ -111,7 +111,7 @@ def test_a_chats_prompt_is_all_before_the_assistants_last_turn() -> None:
 
 def test_rows_without_prompts_or_with_one_answer_each_are_refused() -> None:
     texts = Examples(pa.array(["a"]), {"text": pa.array(["b"])}, np.zeros(1, dtype=np.int64), (), "f")
-    with pytest.raises(UserError, match="rows of text alone have none; give prompt and completion"):
+    with pytest.raises(UserError, match="rows of text alone have no prompt; give prompt and completion"):
         GRAPE().select(texts, None, seed=0, scoring=Given([0.0], [1]))
     with pytest.raises(UserError, match="each of the 2 prompts has one; give rows that share a prompt, or select all"):
         GRAPE().select(examples([("a", "b"), ("c", "b")]), None, seed=0, scoring=Given([0.0, 0.0], [1, 1]))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from ftft.data.messages import messages_of
+from ftft.data.prompting import require_prompts, turns_asked
 from ftft.dynamics.choosing import rank
 from ftft.dynamics.idhash import uniform_of_ids
 from ftft.dynamics.table import Dynamics
@@ -85,12 +85,13 @@ class GRAPE:
 def prompts_of(examples: Examples) -> np.ndarray:
     """A number for every example's prompt, int64 [N], the same where the prompt is; UserError where there is none."""
     inputs = examples.inputs
+    require_prompts(examples, "grape compares answers to a prompt")
     if "prompt" in inputs:
         texts = inputs["prompt"]
-    elif "messages" in inputs:
-        texts = pa.array([_asked(chat) for chat in inputs["messages"].to_pylist()], pa.large_string())
     else:
-        raise UserError("grape compares answers to a prompt, and rows of text alone have none; give prompt and completion")
+        texts = pa.array(
+            [json.dumps(turns_asked(chat), ensure_ascii=False) for chat in inputs["messages"].to_pylist()], pa.large_string()
+        )
     return np.asarray(texts.dictionary_encode().indices.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
@@ -102,10 +103,3 @@ def first_of_each(order: np.ndarray, groups: np.ndarray, count: int) -> np.ndarr
     place = np.empty(len(order), dtype=np.int64)
     place[together] = np.arange(len(order)) - begins
     return order[place < count]
-
-
-def _asked(chat: str) -> str:
-    """All of a chat before the assistant's last turn."""
-    turns = messages_of(chat)
-    last = max(place for place, turn in enumerate(turns) if turn["role"] == "assistant")
-    return json.dumps(turns[:last], ensure_ascii=False)
