@@ -50,7 +50,8 @@ def create(run: StageRun, model: LoadedModel, device: torch.device) -> Creation 
     with run.processes.holding(
         folder.lock(wait=lambda text: run.notify({"event": "waiting", "stage": run.name, "text": text}))
     ):
-        run.processes.once(lambda: folder.verify() or _make(run, model, folder, spec, device))
+        if not run.processes.once(folder.verify):
+            run.processes.once(lambda: _make(run, model, folder, spec, device))
         run.processes.require_shared(folder.folder)
         created, ledger = read_created(folder.path(FILE)), Ledger.from_json(folder.payload()["ledger"])
     told = {name: count for name, count in created.counts.items() if isinstance(count, int)}
