@@ -12,9 +12,10 @@ from ftft.engine.batches import BatchSchedule, planned_steps
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import PHASES, Ledger
 from ftft.engine.settings import TrainSettings
+from ftft.methods.registry import build_task
 from ftft.run.recipe import upstream as upstream
 from ftft.run.recipe import uses
-from ftft.tasks.contract import Prepared, Task
+from ftft.tasks.contract import Prepared, Task, coupling_of
 from ftft.tasks.packing import first_fit
 
 
@@ -50,7 +51,8 @@ def erm_cost(
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named} is plain fine-tuning")
     train, seed = stage.train, recipe.seed if stage.seed is None else stage.seed
     tokens, every = lengths()
-    flops = estimate_erm_flops(summaries[named]["flops_by_shape"], every, train, seed, tokens)
+    fill = coupling_of(build_task(recipe.task)) == "batch"
+    flops = estimate_erm_flops(summaries[named]["flops_by_shape"], every, train, seed, tokens, fill=fill)
     length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
     source = f"estimated from the counted batches of stage {named}, as {length} over all {len(every):,} examples"
     return ErmCost(flops, source)
@@ -86,11 +88,17 @@ def whole_cost(ledgers: Mapping[str, Ledger], stages: Mapping[str, Any], name: s
 
 
 def estimate_erm_flops(
-    known_shapes: list[list[Any]], lengths: np.ndarray, train: TrainSettings, seed: int, tokens: np.ndarray | None = None
+    known_shapes: list[list[Any]],
+    lengths: np.ndarray,
+    train: TrainSettings,
+    seed: int,
+    tokens: np.ndarray | None = None,
+    *,
+    fill: bool = False,
 ) -> float:
     """Training FLOPs of plain fine-tuning on all N examples (``lengths``: padded token counts, ``tokens``: their own where
     they differ, int32 [N]) with the same settings, from the shapes that were counted while the stage trained; NaN where none
-    was.
+    was. ``fill``: an epoch's short batch is filled up.
 
     Used where the recipe has no ERM stage to measure; marked as estimated.
     """
@@ -98,7 +106,7 @@ def estimate_erm_flops(
     counter.load_state({"spent": 0, "known": known_shapes})
     steps = planned_steps(len(lengths), train.batch_size, epochs=train.epochs, steps=train.steps)
     own = lengths if tokens is None else tokens
-    schedule = BatchSchedule(np.arange(len(lengths)), own, train.batch_size, steps, seed, train.shuffle)
+    schedule = BatchSchedule(np.arange(len(lengths)), own, train.batch_size, steps, seed, train.shuffle, fill=fill)
     total, epoch, done = 0.0, 0, 0
     while done < steps:
         plan = schedule.plan(epoch)[: steps - done]

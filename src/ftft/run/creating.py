@@ -89,7 +89,7 @@ def _spec(run: StageRun, model: LoadedModel, dtype: str) -> dict[str, Any]:
     return {
         "version": CREATION_VERSION,
         "create": {"name": section["name"], **asdict(method)},
-        "task": dict(run.recipe.task),
+        "task": {name: value for name, value in run.recipe.task.items() if name not in files},
         "task_files": files,
         "model": model.fingerprint if used is None else run.earlier[used].key,
         "dtype": dtype,

@@ -99,7 +99,10 @@ class Task(Protocol):
 
     A task whose examples are not classified has ``quantities`` too (:func:`quantities_of`), one with settings that name files
     lists these settings in ``files``, one whose models write has ``written`` (:func:`written_by`), and one whose examples can
-    share a row has ``pack`` (:func:`collator_of`).
+    share a row has ``pack`` (:func:`collator_of`). One in which the loss of
+    an example depends on its batch says ``coupling = "batch"`` (:func:`coupling_of`): its micro-batches are batches, and all of
+    them of one size. One that cannot give the probabilities of classes that a set merges says ``merges = False``
+    (:func:`merges_classes`).
     """
 
     name: ClassVar[str]
@@ -161,6 +164,16 @@ def collator_of(task: Task, *, pack: bool) -> Callable[[Prepared, np.ndarray, np
     """What makes the batches of a training: ``collate``, or ``pack``, which lays the same examples out in fewer rows."""
     found: Callable[[Prepared, np.ndarray, np.ndarray | None], Batch] = task.pack if pack else task.collate  # type: ignore[attr-defined]
     return found
+
+
+def coupling_of(task: Task) -> str:
+    """What the loss of an example depends on: "none", the example alone, or "batch"."""
+    return str(getattr(task, "coupling", "none"))
+
+
+def merges_classes(task: Task) -> bool:
+    """Whether an evaluation set may merge classes of the model (``merge_labels``)."""
+    return bool(getattr(task, "merges", True))
 
 
 def files_of(task: Task) -> dict[str, str]:

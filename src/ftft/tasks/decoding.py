@@ -37,7 +37,7 @@ def greedy(
     width = max(map(len, prompts))
     tokens = torch.tensor([[pad] * (width - len(one)) + list(one) for one in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device)
-    told = "position_ids" in inspect.signature(model.forward).parameters
+    told = "position_ids" in inspect.signature(_innermost(model).forward).parameters
     written: list[list[int]] = [[] for _ in prompts]
     limits = [most] * len(prompts) if isinstance(most, int) else list(most)
     going, cache = [True] * len(prompts), None
@@ -78,11 +78,13 @@ def written_to(
     most: int,
     room: int,
     ends: Collection[int],
+    cut: str,
     pad: int,
     count: Counting,
 ) -> list[Written]:
     """A text to every prompt, greedily, of at most ``most`` tokens and, with its prompt and an end, at most ``room``; prompts
-    without room, or without a token, get none. In batches of prompts of similar length."""
+    without room, or without a token, get none. The text ``cut`` ends one, too, where it is not empty. In batches of prompts of
+    similar length."""
     found = [Written(None, 0)] * len(prompts)
     order = sorted((index for index, one in enumerate(prompts) if 0 < len(one) < room), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), AT_ONCE):
@@ -91,13 +93,20 @@ def written_to(
         written = greedy(model, [prompts[index] for index in part], most=limits, ends=ends, pad=pad, count=count)
         texts = processor.batch_decode(written, skip_special_tokens=True)
         for index, limit, tokens, text in zip(part, limits, written, texts):
-            found[index] = Written(text if len(tokens) < limit else None, len(prompts[index]) + len(tokens))
+            before, ended, _ = text.partition(cut) if cut else (text, "", "")
+            found[index] = Written(before if ended or len(tokens) < limit else None, len(prompts[index]) + len(tokens))
     return found
 
 
 def pad_token(processor: Any) -> int:
     """The token that fills rows up: the tokenizer's padding token, or where it has none its end-of-text token."""
     return int(processor.pad_token_id if processor.pad_token_id is not None else processor.eos_token_id)
+
+
+def _innermost(model: Any) -> torch.nn.Module:
+    """The model inside peft's, whose own forward takes any argument and names none."""
+    found: torch.nn.Module = getattr(model, "get_base_model", lambda: model)()
+    return found
 
 
 def end_tokens(model: torch.nn.Module, processor: Any) -> set[int]:
