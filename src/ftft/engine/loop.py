@@ -67,6 +67,8 @@ class TrainingLoop:
         self.model = training.accelerator.prepare_model(training.models.main)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
         self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
+        own_hook = getattr(self.loss_of, "before_step", None)
+        self.hooks = [*training.before_step, *([own_hook] if own_hook is not None else [])]
         self.hashed: set[int] | None = None  # steps; None: HASHED_STEP, or the last one where that comes sooner
         self.checkpoints = CheckpointFolder(training.folder / "checkpoints", warn=training.warn) if training.folder else None
         self.best = CheckpointFolder(best_folder(training.folder), keep=1, warn=training.warn) if training.folder else None
@@ -148,7 +150,7 @@ class TrainingLoop:
         t = self.training
         started, flops_before = time.perf_counter(), t.flops.spent
         self.model.train()
-        for hook in t.before_step:
+        for hook in self.hooks:
             hook(self.step, self.walk.steps_until(t.schedule.steps), t.optimizer)
         self._set_learning_rate()
         step = Step(t, self.model, self.loss_of, rows, self.processes, self.walk.weights())

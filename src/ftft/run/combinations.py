@@ -16,7 +16,7 @@ from ftft.methods.questions import OF_MODELS, QUESTIONS
 from ftft.methods.registry import build_task, header, list_methods
 from ftft.paths import variables
 from ftft.run.recipe import Recipe, Stage, evaluators
-from ftft.run.task_combinations import check_coupling, check_merging
+from ftft.run.task_combinations import check_coupling, check_merging, check_packing
 
 if TYPE_CHECKING:
     from ftft.tasks.contract import Task
@@ -38,6 +38,7 @@ def check_combinations(recipe: Recipe) -> None:
         _check_model(stage.model, f"{where}.model")
         _check_train(stage.train, f"{where}.train")
         check_coupling(stage, task, where)
+        check_packing(stage, task, where)
         _check_stop(stage, recipe.data, task, where)
         _check_tasks(stage, task.name, where)
         _check_needs(stage, where)
@@ -263,10 +264,10 @@ def _check_models_used(name: str, stage: Stage, recipe: Recipe, where: str) -> N
 
 
 def _check_scoring(name: str, stage: Stage, recipe: Recipe, where: str) -> None:
-    """The model a selector looks at the data with, and the set it selects towards."""
+    """The model that examples are made or looked at with, and the set that is selected towards."""
     found = header("select", stage.select["name"], f"{where}.select")
     other, earlier = stage.use_model_of, _before(name, recipe)
-    if "scoring_model" not in found.needs:
+    if "scoring_model" not in found.needs and stage.create is None:
         if other is not None:
             takers = [method.name for method in list_methods("select") if "scoring_model" in method.needs]
             raise UserError(f"{where}.use_model_of is given, and {found.name} looks at no model; use {', '.join(takers)}")

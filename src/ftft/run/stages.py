@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ from ftft.methods import registry
 from ftft.methods.contract import Objective, Sampler, Selection
 from ftft.methods.selection import write_selection
 from ftft.models.loading import LoadedModel, load_model, load_saved
+from ftft.models.packing import require_separate
 from ftft.paths import expand
+from ftft.run.creating import Creation, create
 from ftft.run.finishing import Trained
 from ftft.run.portable import portable_model
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
@@ -66,6 +68,11 @@ class FinishedStage:
         return self.model_at or self.folder / "model"
 
     @property
+    def creates(self) -> bool:
+        """Whether it made its own examples."""
+        return "creation" in self.summary
+
+    @property
     def dynamics_path(self) -> Path | None:
         path = self.folder / "dynamics.parquet"
         return path if path.exists() else None
@@ -84,6 +91,7 @@ class StageRun:
     notify: Notify
     warn: Callable[[str], None]
     processes: Processes = ALONE
+    creation: Creation | None = None
 
     @property
     def stage(self) -> Stage:
@@ -134,7 +142,8 @@ class StageRun:
             stage["use_model_of"] = self.earlier[self.stage.use_model_of].key
         target = self.selection_target()
         stage["train"].pop("checkpoint_seconds")
-        for question in ("select", "adapt", "objective", "optimize", "combine"):
+        made = ("create",) if self.stage.create is not None else ()
+        for question in (*made, "select", "adapt", "objective", "optimize", "combine"):
             method = registry.build(question, stage[question], f"{self.where}.{question}")
             stage[question] = {"name": stage[question]["name"], **asdict(method)}
         files = {name: sha256_file(expand(path, f"task.{name}")) for name, path in files_of(self.task).items()}
@@ -170,6 +179,7 @@ class StageRun:
         precision = self._precision(accelerator.device)
         dtype = torch.float64 if precision == "fp64" else torch.float32
         model = self.load(dtype)
+        self.learn_from(create(self, model, accelerator.device))
         dynamics, dynamics_key = self.dynamics_to_use()
         spec = self.spec(model.fingerprint, precision, dynamics_key)
         key = stage_key(spec)
@@ -186,6 +196,12 @@ class StageRun:
             self.processes.once(folder.remove_checkpoints)  # a kill may have come between the record and their removal
         self.notify({"event": "reused", "stage": self.name})
         return self._finished(folder, key, reused=True)
+
+    def learn_from(self, creation: Creation | None) -> None:
+        """From here on what was created is the stage's training data."""
+        self.creation = creation
+        if creation is not None:
+            self.data = replace(self.data, train=creation.created.examples)
 
     def load(self, dtype: torch.dtype | None = None) -> LoadedModel:
         """The pretrained model the stage begins with, loaded anew: training changes the weights in place."""
@@ -260,6 +276,8 @@ class StageRun:
             CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger),
             seed=self.seed,
         )
+        if self.stage.train.pack:  # an adapter can undo what the model alone does
+            require_separate(assembled.adapted.model, f"{self.where}.train.pack")
         schedule = schedule_for(
             self.stage.train,
             rows,

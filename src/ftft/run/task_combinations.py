@@ -42,3 +42,9 @@ def check_merging(data: DataSettings, task: Task) -> None:
                 f"data.evaluation.{name}.merge_labels: {task.name} classifies a set by the captions of its own labels, so "
                 "there is nothing to merge; leave the set out, or give its rows labels of the training set"
             )
+
+
+def check_packing(stage: Stage, task: Task, where: str) -> None:
+    """UserError where examples that cannot share a row are to be packed."""
+    if stage.train.pack and not hasattr(task, "pack"):
+        raise UserError(f"{where}.train.pack: the examples of {task.name} cannot share a row; leave it out")

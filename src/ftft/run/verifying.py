@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from ftft.errors import UserError
 from ftft.files import fingerprint
 from ftft.methods import registry
 from ftft.methods.contract import Sampler, Selection
+from ftft.methods.created import FILE as CREATED
+from ftft.methods.created import read_created
 from ftft.methods.selection import read_selection
 from ftft.models.folder import CONFIG
 from ftft.run.reading import check_files, recipe_from_dict
@@ -178,6 +180,8 @@ class _Replay:
         precision = self.recorded["precision"]
         dtype = torch.float64 if precision == "fp64" else torch.float32
         model = run.load(dtype)
+        if run.stage.create is not None:  # what was made is the data of what is replayed
+            run.data = replace(run.data, train=read_created(self.folder / "stages" / self.name / CREATED).examples)
         dynamics, dynamics_key = run.dynamics_to_use()
         spec = run.spec(model.fingerprint, precision, dynamics_key)
         changed = self._changed_parts(spec) if stage_key(spec) != self.recorded["key"] else []

@@ -6,7 +6,7 @@ Prompt and completion are tokenised on their own and joined, so that no token li
 completion is exact; a row begins with the beginning-of-text token where the tokenizer itself adds one, and the completion ends
 with the end-of-text token. Of the L - 1 predictions of a row those count whose target belongs to the completion, and of a chat
 those that the assistant says (:mod:`ftft.tasks.chats`). Too long a row loses the beginning of its prompt, then the end of its
-completion; too long a chat its end. Rows stand side by side, padded on the right; nothing is packed.
+completion; too long a chat its end. Rows stand side by side, padded on the right, or share a row (:mod:`ftft.tasks.packing`).
 
     loss of a row = mean over its target tokens t of -log p(y_t | y_<t),   units = its number of target tokens
 
@@ -25,17 +25,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from ftft.data.inputs import TaskInputs
 from ftft.data.messages import messages_of
+from ftft.data.prompting import turns_asked
 from ftft.errors import UserError
 from ftft.paths import expand
 from ftft.settings import setting
 from ftft.tasks.answers import is_right
-from ftft.tasks.chats import behind_a_turn, read_template, require_template, tokenised_chats
-from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits
-from ftft.tasks.decoding import Counting, end_tokens, greedy
+from ftft.tasks.chats import asked_of, behind_a_turn, read_template, require_template, tokenised_chats
+from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits, batch_of
+from ftft.tasks.decoding import Counting, Written, end_tokens, greedy, pad_token, written_to
+from ftft.tasks.packing import SEQUENCE, first_fit, owners
 from ftft.tasks.sequences import EXACT_MATCH, IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class CausalLanguageModelling:
             "input_ids": tokens,
             "told": told,
             "offsets": offsets,
-            "pad_token_id": int(processor.pad_token_id if processor.pad_token_id is not None else processor.eos_token_id),
+            "pad_token_id": pad_token(processor),
         }
         sums = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(told, dtype=np.int64)])
         empty = np.flatnonzero(np.diff(sums[offsets]) == 0)
@@ -143,14 +144,17 @@ class CausalLanguageModelling:
                 yield self._join(first, prompt, [*answer, end] if self.add_end else answer)
 
     def _chats(self, examples: Examples, processor: Any) -> Iterator[Row]:
-        if self.chat_template is not None:  # the tokenizer keeps it, so that the saved model is asked as it was taught
-            processor.chat_template = read_template(expand(self.chat_template, "task.chat_template"))
-        require_template(processor)
+        self._require_template(processor)
         chats = zip(examples.inputs["messages"], examples.ids)
         for chat in tokenised_chats(((one.as_py(), name.as_py()) for one, name in chats), processor):
             left = [(turn, begins) for turn, begins in chat.turns if begins < self.max_length]
             turn, begins = left[-1] if left else (0, 0)
             yield Row(chat.tokens[: self.max_length], chat.said[: self.max_length], begins, turn)
+
+    def _require_template(self, processor: Any) -> None:
+        if self.chat_template is not None:  # the tokenizer keeps it, so that the saved model is asked as it was taught
+            processor.chat_template = read_template(expand(self.chat_template, "task.chat_template"))
+        require_template(processor)
 
     def _join(self, first: list[int], prompt: list[int], answer: list[int]) -> Row:
         """The row's tokens, at most ``max_length``, and which are its completion. At least one token of a prompt stays."""
@@ -165,31 +169,62 @@ class CausalLanguageModelling:
     def collate(self, prepared: Prepared, rows: np.ndarray, weights: np.ndarray | None = None) -> Batch:
         """The batch of the examples at ``rows`` (int64 [B]): inputs int64 [B, L], ``extra["targets"]`` int64 [B, L - 1], what
         each position is to predict (-100: nothing)."""
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = prepared.lengths[rows]
+        mask = np.arange(self._width(lengths)) < lengths[:, None]
+        tokens, targets = self._laid_out(prepared, rows, mask.shape, np.nonzero(mask))
+        return self._batch(prepared, rows, weights, tokens, targets, {"attention_mask": mask.astype(np.int64)}, {})
+
+    def pack(self, prepared: Prepared, rows: np.ndarray, weights: np.ndarray | None = None) -> Batch:
+        """The batch of the examples at ``rows`` (int64 [B]) in R <= B rows as wide as padding would make them: inputs int64
+        [R, L], targets and ``extra["sequence"]`` int64 [R, L - 1]. Everything else is still one for each example."""
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = prepared.lengths[rows].astype(np.int64)
+        layout = first_fit(lengths, width := self._width(lengths))
+        sequence = np.repeat(np.arange(len(rows)), lengths)
+        place = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        where = layout.row[sequence], layout.start[sequence] + place
+        tokens, targets = self._laid_out(prepared, rows, (layout.rows, width), where)
+        positions, owner = np.zeros_like(tokens), np.zeros_like(tokens)
+        positions[where], owner[where] = place, sequence
+        return self._batch(prepared, rows, weights, tokens, targets, {"position_ids": positions}, {SEQUENCE: owner[:, 1:]})
+
+    def _width(self, lengths: np.ndarray) -> int:
+        longest = int(lengths.max())
+        return max(longest, min(-(-longest // MULTIPLE) * MULTIPLE, self.max_length))
+
+    def _laid_out(
+        self, prepared: Prepared, rows: np.ndarray, shape: tuple[int, ...], where: tuple[np.ndarray, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and targets, int64 of that shape, with the examples' tokens, one example after another, at ``where``."""
+        storage, lengths = prepared.storage, prepared.lengths[rows].astype(np.int64)
+        at = np.arange(lengths.sum()) + np.repeat(storage["offsets"][rows] - np.cumsum(lengths) + lengths, lengths)
+        tokens = np.full(shape, storage["pad_token_id"], dtype=np.int64)
+        targets = np.full(shape, IGNORED, dtype=np.int64)
+        tokens[where] = storage["input_ids"][at]
+        targets[where] = np.where(storage["told"][at], storage["input_ids"][at], IGNORED)
+        return tokens, targets
+
+    def _batch(
+        self,
+        prepared: Prepared,
+        rows: np.ndarray,
+        weights: np.ndarray | None,
+        tokens: np.ndarray,
+        targets: np.ndarray,
+        beside: dict[str, np.ndarray],
+        extra: dict[str, np.ndarray],
+    ) -> Batch:
         import torch
 
-        rows = np.asarray(rows, dtype=np.int64)
-        storage, lengths = prepared.storage, prepared.lengths[rows]
-        longest = int(lengths.max())
-        width = max(longest, min(-(-longest // MULTIPLE) * MULTIPLE, self.max_length))
-        places = np.arange(width)
-        mask = places < lengths[:, None]
-        tokens = np.full(mask.shape, storage["pad_token_id"], dtype=np.int64)
-        at = (storage["offsets"][rows][:, None] + places)[mask]
-        tokens[mask] = storage["input_ids"][at]
-        targets = np.full(mask.shape, IGNORED, dtype=np.int64)
-        targets[mask] = np.where(storage["told"][at], storage["input_ids"][at], IGNORED)
-        examples = prepared.examples
-        return Batch(
-            ids=examples.ids.take(pa.array(rows)).to_pylist(),
-            rows=torch.from_numpy(rows.copy()),
-            labels=torch.from_numpy(np.asarray(examples.labels[rows], dtype=np.int64)),
-            weights=torch.ones(len(rows)) if weights is None else torch.from_numpy(np.array(weights, dtype=np.float32)),
-            inputs={"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask.astype(np.int64))},
-            extra={"targets": torch.from_numpy(np.ascontiguousarray(targets[:, 1:]))},
-        )
+        inputs = {name: torch.from_numpy(value) for name, value in {"input_ids": tokens, **beside}.items()}
+        batch = batch_of(prepared.examples, rows, weights, inputs)
+        own = {"targets": targets[:, 1:], **extra}
+        batch.extra.update({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in own.items()})
+        return batch
 
     def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Logits [B, L - 1, V], position by position those that predict ``targets``: float64 from a float64 model, else in the
+        """Logits [R, L - 1, V], position by position those that predict ``targets``: float64 from a float64 model, else in the
         model's own precision (a copy in float32 of a large vocabulary would cost more than the model)."""
         return model(**batch.inputs, use_cache=False).logits[:, :-1]
 
@@ -205,23 +240,24 @@ class CausalLanguageModelling:
         return total / self.units(batch).to(total.dtype).clamp(min=1)
 
     def units(self, batch: Batch) -> torch.Tensor:
-        """Target tokens of every row, float32 [B]."""
+        """Target tokens of every example, float32 [B]."""
         import torch
 
-        return (batch.extra["targets"] != IGNORED).sum(dim=1).to(torch.float32)
+        told = (batch.extra["targets"] != IGNORED).to(torch.float32)
+        return told.new_zeros(len(batch)).index_add(0, owners(batch).flatten(), told.flatten())
 
     def unit_logits(self, outputs: torch.Tensor, batch: Batch) -> UnitLogits:
         """Every target token is a unit: logits [U, V]."""
         targets = batch.extra["targets"]
         where = targets != IGNORED
-        return UnitLogits(_wide(outputs[where]), targets[where], where.nonzero()[:, 0])
+        return UnitLogits(_wide(outputs[where]), targets[where], owners(batch)[where])
 
     def record(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         """The statistics of every sequence (:mod:`ftft.tasks.sequences`), each float32 [B]."""
         import torch
 
         with torch.no_grad():
-            values, _ = statistics_of(outputs.detach(), batch.extra["targets"])
+            values, _ = statistics_of(outputs.detach(), batch.extra["targets"], owners(batch), len(batch))
         return {name: value.cpu() for name, value in values.items()}
 
     def predictions(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -229,7 +265,7 @@ class CausalLanguageModelling:
         import torch
 
         with torch.no_grad():
-            values, tokens = statistics_of(outputs.detach(), batch.extra["targets"])
+            values, tokens = statistics_of(outputs.detach(), batch.extra["targets"], owners(batch), len(batch))
         kept = [values["mean_log_probability"], values["token_accuracy"], tokens]
         return torch.stack([one.to("cpu", torch.float32) for one in kept], dim=1)
 
@@ -253,6 +289,28 @@ class CausalLanguageModelling:
         texts = [text.partition(cut)[0] if cut else text for text in texts]
         right = [is_right(text, _reference(data, row), self.answer) for text, row in zip(texts, rows)]
         return torch.tensor(right, dtype=torch.float32)[:, None]
+
+    def write(self, model: torch.nn.Module, examples: Examples, processor: Any, *, most: int, count: Counting) -> list[Written]:
+        """What the model greedily answers to the question of every example. A prompt is never cut: one that leaves no room
+        within ``max_length`` is not asked, and an answer that does not end in the room left has not ended."""
+        if "messages" in examples.inputs:
+            self._require_template(processor)
+            prompts = [asked_of(turns_asked(chat), name, processor) for chat, name in _named(examples)]
+        else:
+            first = _beginning(processor)
+            prompts = [first + tokens for tokens in _tokenise(processor, examples.inputs["prompt"].to_pylist())]
+        turn = _ends_of_turns(examples, processor)
+        return written_to(
+            model,
+            prompts,
+            processor,
+            most=most,
+            room=self.max_length,
+            ends=end_tokens(model, processor) | turn["ends"],
+            cut=turn["cut"],
+            pad=pad_token(processor),
+            count=count,
+        )
 
     def measure(
         self, labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None
@@ -298,6 +356,10 @@ def _reference(data: Prepared, row: int) -> str:
     if "completion" in inputs:
         return str(inputs["completion"][row].as_py())
     return str(messages_of(inputs["messages"][row].as_py())[data.storage["turns"][row]]["content"])
+
+
+def _named(examples: Examples) -> Iterator[tuple[str, str]]:
+    return zip(examples.inputs["messages"].to_pylist(), examples.ids.to_pylist())
 
 
 def _tokenise(processor: Any, texts: list[str]) -> list[list[int]]:

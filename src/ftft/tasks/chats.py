@@ -117,6 +117,13 @@ def _tokenised(texts: list[str], plans: list[_Plan], processor: Any) -> Iterator
         yield found
 
 
+def asked_of(turns: list[dict[str, Any]], name: str, processor: Any) -> list[int]:
+    """The tokens of the ``turns`` of example ``name`` up to where the assistant begins to answer."""
+    text = _written(turns, name, processor, asks=True)
+    tokens: list[int] = processor(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return tokens
+
+
 def _written(messages: list[dict[str, Any]], name: str, processor: Any, *, asks: bool = False) -> str:
     from jinja2.exceptions import TemplateError
 
