@@ -16,7 +16,6 @@ from ftft.validation import check
 MAIN = "main"  # the stage that every row trains in the end
 METRICS = ("accuracy", "macro_f1", "auroc", "prior_corrected.accuracy", "prior_corrected.macro_f1", "ece")
 OF_SEQUENCES = ("loss", "perplexity", "token_accuracy", "exact_match")  # where the headline is one of these, tables show them
-LOWER_IS_BETTER = ("ece", "loss", "perplexity")
 Headline = Literal["accuracy", "macro_f1", "auroc", "loss", "perplexity", "token_accuracy", "exact_match"]
 _NAME = re.compile(r"[\w-]+", re.ASCII)
 

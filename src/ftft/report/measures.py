@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ftft.report.figures import Interval, decimals, dig, percent, points
+from ftft.tasks.metrics import LOWER_IS_BETTER, UNBOUNDED
 
 CLASSIFICATION = ("accuracy", "macro_f1")
 
@@ -69,18 +70,31 @@ class Measure:
         return "better" if (gap < 0) == self.lower else "worse"
 
 
+def _measure(name: str, words: str, short: str, *, unit: str = "", digits: int = 3) -> Measure:
+    return Measure(words, short, name not in UNBOUNDED, name in LOWER_IS_BETTER, unit, digits)
+
+
 MEASURES: Mapping[str, Measure] = {
-    "accuracy": Measure("accuracy", ""),
-    "macro_f1": Measure("macro-F1", "F1"),
-    "loss": Measure("loss", "loss", share=False, lower=True, unit="nats per token"),
-    "perplexity": Measure("perplexity", "ppl", share=False, lower=True, digits=2),
-    "token_accuracy": Measure("token accuracy", "tokens"),
-    "exact_match": Measure("exact match", "match"),
+    "accuracy": _measure("accuracy", "accuracy", ""),
+    "macro_f1": _measure("macro_f1", "macro-F1", "F1"),
+    "auroc": _measure("auroc", "AUROC", "AUROC"),
+    "average_precision": _measure("average_precision", "average precision", "AP"),
+    "ece": _measure("ece", "ECE", "ECE"),
+    "brier": _measure("brier", "Brier score", "Brier"),
+    "log_loss": _measure("log_loss", "log loss", "log loss", unit="nats"),
+    "loss": _measure("loss", "loss", "loss", unit="nats per token"),
+    "perplexity": _measure("perplexity", "perplexity", "ppl", digits=2),
+    "token_accuracy": _measure("token_accuracy", "token accuracy", "tokens"),
+    "exact_match": _measure("exact_match", "exact match", "match"),
 }
+CORRECTED = "prior_corrected."  # before a score's name: after correction to a set's own class prior
 
 
 def measure_of(name: str) -> Measure:
     """How the score of that name is told; one that is not known as it stands, more being better."""
+    if name.startswith(CORRECTED):
+        found = measure_of(name.removeprefix(CORRECTED))
+        return replace(found, words=f"prior-corrected {found.words}", short=f"corrected {found.short}".rstrip())
     words = name.replace("_", " ")
     return MEASURES.get(name, Measure(words, words, share=False))
 
