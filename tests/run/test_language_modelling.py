@@ -206,6 +206,7 @@ def test_the_reports_tell_loss_and_not_accuracy(finished: tuple[Path, dict[str, 
         assert f"main is {abs(main - erm):.3f} nats per token {word} than plain fine-tuning (erm)" in text
         assert f"{main:.3f}" in text and "F1" not in text and "AUROC" not in text
     assert "Loss in nats per token (lower is better)" in out.getvalue() and "(negative is better)" in out.getvalue()
+    assert "Loss in nats per token (lower is better) with" in page and "Differences to erm in nats per token" in page
     assert "pipeline_tag: text-generation" in card and "Token accuracy" in card
     assert f"ppl {result['stages']['main']['evaluation']['ood']['metrics']['perplexity']['value']:.2f}" in page
 

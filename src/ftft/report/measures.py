@@ -61,6 +61,12 @@ class Measure:
         return f"{words}, %" if self.share else words
 
     @property
+    def explained(self) -> str:
+        """ "Accuracy in per cent", "Loss in nats per token (lower is better)"."""
+        unit = " in per cent" if self.share else f" in {self.unit}" if self.unit else ""
+        return f"{self.words[0].upper()}{self.words[1:]}{unit}{' (lower is better)' if self.lower else ''}"
+
+    @property
     def even(self) -> float:
         """Differences below this print as zero."""
         return 0.0005 if self.share else 0.5 * 10.0**-self.digits
@@ -117,11 +123,8 @@ def legend(result: Mapping[str, Any]) -> str:
     others = [measure_of(other) for other in compared(result)[1:]]
     if compared(result) == CLASSIFICATION:
         return "Accuracy in per cent with {level} bootstrap intervals, and macro-F1"
-    unit = "in per cent" if first.share else f"in {first.unit}" if first.unit else ""
-    words = f"{first.words[0].upper()}{first.words[1:]} {unit}".rstrip()
-    better = " (lower is better)" if first.lower else ""
     listed = ", ".join(_explained(one) for one in others)
-    return f"{words}{better} with {{level}} bootstrap intervals" + (f", and {listed}" if listed else "")
+    return f"{first.explained} with {{level}} bootstrap intervals" + (f", and {listed}" if listed else "")
 
 
 def _explained(told: Measure) -> str:
