@@ -365,6 +365,23 @@ def test_a_result_that_lacks_a_part_still_gives_a_page(
     assert "None" not in reader.text and "nan" not in reader.text.replace("dominant", "")
 
 
+def test_a_map_too_large_to_explore_is_drawn_and_nothing_more_is_computed(
+    result: dict[str, Any], write_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftft.report.parts.MOST_EXPLORED", 239)
+    asked: list[str] = []
+
+    def compute(dynamics: Dynamics, names: list[str]) -> dict[str, Any]:
+        asked.extend(names)
+        return compute_scores(dynamics, names)
+
+    monkeypatch.setattr("ftft.report.map_values.compute_scores", compute)
+    parts = load_parts(write_run(result), result)
+    assert sorted(asked) == ["confidence", "correctness", "variability"]
+    assert parts.values == {} and parts.maps["reference"].correctness is not None
+    assert any("is not in the explorer, which takes up to 239 examples" in note for note in parts.notes)
+
+
 def test_a_damaged_file_is_noted_and_the_rest_is_shown(result: dict[str, Any], write_run: Callable[..., Path]) -> None:
     folder = write_run(result)
     (folder / "stages" / "reference" / "dynamics.parquet").write_bytes(b"PAR1 no")

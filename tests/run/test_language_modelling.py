@@ -17,6 +17,7 @@ from ftft.data.loading import load_data
 from ftft.dynamics.parquet import read_dynamics
 from ftft.dynamics.scores import available_scores
 from ftft.errors import UserError
+from ftft.report.parts import load_parts
 from ftft.report.terminal import print_result
 from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
@@ -198,7 +199,7 @@ def test_the_reports_tell_loss_and_not_accuracy(finished: tuple[Path, dict[str, 
 
     folder, result = finished
     out = StringIO()
-    print_result(result, Console(file=out, width=200), folder=folder)
+    print_result(result, Console(file=out, width=200), parts=load_parts(folder, result))
     page, card = write_report(folder).read_text(), (folder / "model" / "README.md").read_text()
     main, erm = (result["stages"][one]["evaluation"]["ood"]["metrics"]["loss"]["value"] for one in ("main", "erm"))
     word = "better" if main < erm else "worse"
