@@ -21,6 +21,7 @@ from ftft.dynamics.scores import compute_scores
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
 from ftft.report import datamap
+from ftft.report.card import model_card
 from ftft.report.parts import group_rows, load_parts
 from ftft.report.writing import write_report
 
@@ -419,6 +420,21 @@ def test_a_large_map_shows_a_uniform_subsample_that_no_order_changes(
 def test_a_folder_without_a_result_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="result.json does not exist"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("text_classification", "text-classification"),
+        ("image_classification", "image-classification"),
+        ("image_text", "zero-shot-image-classification"),
+        ("causal_language_modelling", "text-generation"),
+        ("task_of_another_package", "other"),
+    ],
+)
+def test_a_card_says_what_hubs_call_the_models_use(task: str, expected: str, result: dict[str, Any]) -> None:
+    result["recipe"]["task"]["name"] = task
+    assert f"pipeline_tag: {expected}\n" in model_card(result)
 
 
 def test_the_model_card_has_figures_recipe_counts_and_no_folders(
