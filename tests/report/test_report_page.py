@@ -21,6 +21,7 @@ from ftft.dynamics.scores import compute_scores
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
 from ftft.report import datamap
+from ftft.report.card import model_card
 from ftft.report.parts import group_rows, load_parts
 from ftft.report.writing import write_report
 
@@ -365,6 +366,23 @@ def test_a_result_that_lacks_a_part_still_gives_a_page(
     assert "None" not in reader.text and "nan" not in reader.text.replace("dominant", "")
 
 
+def test_a_map_too_large_to_explore_is_drawn_and_nothing_more_is_computed(
+    result: dict[str, Any], write_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftft.report.parts.MOST_EXPLORED", 239)
+    asked: list[str] = []
+
+    def compute(dynamics: Dynamics, names: list[str]) -> dict[str, Any]:
+        asked.extend(names)
+        return compute_scores(dynamics, names)
+
+    monkeypatch.setattr("ftft.report.map_values.compute_scores", compute)
+    parts = load_parts(write_run(result), result)
+    assert sorted(asked) == ["confidence", "correctness", "variability"]
+    assert parts.values == {} and parts.maps["reference"].correctness is not None
+    assert any("is not in the explorer, which takes up to 239 examples" in note for note in parts.notes)
+
+
 def test_a_damaged_file_is_noted_and_the_rest_is_shown(result: dict[str, Any], write_run: Callable[..., Path]) -> None:
     folder = write_run(result)
     (folder / "stages" / "reference" / "dynamics.parquet").write_bytes(b"PAR1 no")
@@ -402,6 +420,21 @@ def test_a_large_map_shows_a_uniform_subsample_that_no_order_changes(
 def test_a_folder_without_a_result_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="result.json does not exist"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("text_classification", "text-classification"),
+        ("image_classification", "image-classification"),
+        ("image_text", "zero-shot-image-classification"),
+        ("causal_language_modelling", "text-generation"),
+        ("task_of_another_package", "other"),
+    ],
+)
+def test_a_card_says_what_hubs_call_the_models_use(task: str, expected: str, result: dict[str, Any]) -> None:
+    result["recipe"]["task"]["name"] = task
+    assert f"pipeline_tag: {expected}\n" in model_card(result)
 
 
 def test_the_model_card_has_figures_recipe_counts_and_no_folders(

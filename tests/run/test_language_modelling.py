@@ -17,6 +17,7 @@ from ftft.data.loading import load_data
 from ftft.dynamics.parquet import read_dynamics
 from ftft.dynamics.scores import available_scores
 from ftft.errors import UserError
+from ftft.report.parts import load_parts
 from ftft.report.terminal import print_result
 from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
@@ -199,7 +200,7 @@ def test_the_reports_tell_loss_and_not_accuracy(finished: tuple[Path, dict[str, 
 
     folder, result = finished
     out = StringIO()
-    print_result(result, Console(file=out, width=200), folder=folder)
+    print_result(result, Console(file=out, width=200), parts=load_parts(folder, result))
     page, card = write_report(folder).read_text(), (folder / "model" / "README.md").read_text()
     main, erm = (result["stages"][one]["evaluation"]["ood"]["metrics"]["loss"]["value"] for one in ("main", "erm"))
     word = "better" if main < erm else "worse"
@@ -207,6 +208,7 @@ def test_the_reports_tell_loss_and_not_accuracy(finished: tuple[Path, dict[str, 
         assert f"main is {abs(main - erm):.3f} nats per token {word} than plain fine-tuning (erm)" in text
         assert f"{main:.3f}" in text and "F1" not in text and "AUROC" not in text
     assert "Loss in nats per token (lower is better)" in out.getvalue() and "(negative is better)" in out.getvalue()
+    assert "Loss in nats per token (lower is better) with" in page and "Differences to erm in nats per token" in page
     assert "pipeline_tag: text-generation" in card and "Token accuracy" in card
     assert f"ppl {result['stages']['main']['evaluation']['ood']['metrics']['perplexity']['value']:.2f}" in page
 

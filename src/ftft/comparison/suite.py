@@ -12,7 +12,6 @@ MAIN = "main"  # the stage that every row trains in the end
 # What is measured of classifiers, and of language models.
 METRICS = ("accuracy", "macro_f1", "auroc", "prior_corrected.accuracy", "prior_corrected.macro_f1", "ece")
 OF_SEQUENCES = ("loss", "perplexity", "token_accuracy", "exact_match")
-LOWER_IS_BETTER = ("ece", "loss", "perplexity")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from ftft.comparison.metrics import shown_metrics
 from ftft.comparison.planning import Plan, RowState
 from ftft.comparison.robustness import ErmLine, fit_line
 from ftft.comparison.statistics import Estimate, holm
-from ftft.comparison.suite import LOWER_IS_BETTER, METRICS, Contrast, Suite
+from ftft.comparison.suite import METRICS, Contrast, Suite
 from ftft.run.comparing import SetRole, averaged
+from ftft.tasks.metrics import LOWER_IS_BETTER
 
 VERSION = 1
 ENOUGH_SEEDS = 10

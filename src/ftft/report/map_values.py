@@ -24,6 +24,7 @@ from ftft.report.map_points import MapPoints
 
 REGIONS = ("ambiguous", "hard to learn", "easy to learn")
 REGION_SHARE = 0.33
+DRAWN = ("confidence", "variability", "correctness")
 RATES = ("pass_rate", "success_rate", "reward_rate")  # statistics that are shares of right answers
 CHUNK = 65_536
 
@@ -82,12 +83,13 @@ class MapValues:
         )
 
 
-def map_values(dynamics: Dynamics, name: str, source: str | None = None) -> MapValues:
-    """The map of dynamics; UserError where they hold nothing that a map can be drawn from, or fewer than two epochs."""
+def map_values(dynamics: Dynamics, name: str, source: str | None = None, *, explored: bool = True) -> MapValues:
+    """The map of dynamics; UserError where they hold nothing that a map can be drawn from, or fewer than two epochs. One that
+    is only drawn, not ``explored``, has no scores but those of the drawing and no preferred classes."""
     held, quantity = _with_probability(dynamics)
     if len(held.epochs) < 2:
         raise UserError(f"a data map needs probabilities in at least 2 epochs, and {len(held.epochs)} were recorded")
-    names = [one for one in available_scores(held) if one != "random"]
+    names = [one for one in available_scores(held) if one != "random" and (explored or one in DRAWN)]
     scores = compute_scores(held, names)
     confidence, variability = scores["confidence"], scores["variability"]
     view = ExamplesOfDynamics.of(dynamics)
@@ -105,7 +107,7 @@ def map_values(dynamics: Dynamics, name: str, source: str | None = None) -> MapV
         aum=scores.get("aum"),
         seen=dynamics.seen.sum(axis=0),
         region=_regions(confidence, variability, dynamics.ids),
-        preferred=_preferred(dynamics),
+        preferred=_preferred(dynamics) if explored else None,
         labels=view.labels,
         label_names=view.label_names,
         scores=scores,

@@ -11,14 +11,15 @@ from ftft.report.card import model_card
 from ftft.report.figures import dig
 from ftft.report.map_payload import Texts
 from ftft.report.page import page
-from ftft.report.parts import load_parts
+from ftft.report.parts import Parts, load_parts
 from ftft.run.reading import load_recipe
 from ftft.run.runner import read_result
 
 
-def write_report(folder: Path, *, texts: bool = False) -> Path:
+def write_report(folder: Path, *, texts: bool = False, parts: Parts | None = None) -> Path:
     """Write ``report.html`` and, where the run left a model, ``model/README.md``, each atomically; returns the page's path.
-    ``texts``: show those of the training rows, which are read anew by the run's recipe; it may ask for them itself.
+    ``texts``: show those of the training rows, which are read anew by the run's recipe; it may ask for them itself. ``parts``:
+    what the folder holds beside the result, where it was read already.
 
     Raises UserError where the folder holds no readable ``result.json`` or cannot be written to, or the data cannot be read.
     """
@@ -27,7 +28,7 @@ def write_report(folder: Path, *, texts: bool = False) -> Path:
     if (folder / "model").is_dir():
         write_text(folder / "model" / "README.md", model_card(result))
     target = folder / "report.html"
-    write_text(target, page(result, load_parts(folder, result), shown))
+    write_text(target, page(result, load_parts(folder, result) if parts is None else parts, shown))
     return target
 
 
