@@ -118,10 +118,8 @@ class _Noised:
         noised, replaced = self.noised(batch)
         outputs = self.task.forward(self.models.main, noised)
         losses = self.task.per_example_loss(outputs, batch)
-        share = batch.weights * self.task.units(batch)
         return Loss(
-            total=(share * losses).sum(),
-            units=float(share.sum()),
+            total=(batch.weights * self.task.units(batch) * losses).sum(),
             per_example=losses.detach().float(),
             outputs=outputs,
             parts={"replaced": replaced},
