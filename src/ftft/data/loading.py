@@ -61,7 +61,7 @@ def load_data(
     if not files:
         raise UserError("data.train names no file; at least one is needed")
     _check_variables(files, settings.evaluation)
-    _refuse_training_files(files, settings.evaluation)
+    refuse_training_files(files, settings.evaluation)
     corrections = None
     if settings.corrections is not None:
         corrections = read_corrections(expand(settings.corrections, "data.corrections"))
@@ -121,13 +121,15 @@ def _check_variables(files: Sequence[DataFile], evaluation: Mapping[str, Evaluat
             expand(file.path, f"{key}.path")
 
 
-def _refuse_training_files(files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile]) -> None:
-    """Evaluation data is never trained on: a shared file needs ``where`` filters that exclude each other."""
+def refuse_training_files(
+    files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile], reader: str = "data.train"
+) -> None:
+    """Evaluation data is never trained on: a file that ``reader`` shares needs ``where`` filters that exclude each other."""
     for name, held in evaluation.items():
         for file in files:
             if _same_source(file, held) and not _exclusive(file, held):
                 raise UserError(
-                    f"data.evaluation.{name} reads rows of {describe(held)} that data.train reads too; evaluation data cannot "
+                    f"data.evaluation.{name} reads rows of {describe(held)} that {reader} reads too; evaluation data cannot "
                     "be trained on, so give another file, or `where` filters on one column with different values"
                 )
 

@@ -40,7 +40,11 @@ def erm_cost(
         return ErmCost(None, "not yet")
     if recipe.baseline is not None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named}")
+    while recipe.stages[named].trainer is not None and recipe.stages[named].model.stage is not None:
+        named = recipe.stages[named].model.stage  # what stands behind it is plain fine-tuning
     stage = recipe.stages[named]
+    if stage.trainer is not None:
+        return ErmCost(None, "no stage is plain fine-tuning")
     if not uses(stage) and stage.select["name"] == "all":
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named} is plain fine-tuning")
     train, seed = stage.train, recipe.seed if stage.seed is None else stage.seed

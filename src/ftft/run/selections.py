@@ -9,7 +9,7 @@ above the pool, shares for labels that do not exist, or epochs that will not be 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +43,15 @@ class PlannedSelection:
     sampled: bool = False
 
 
-def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelection]:
-    """The planned selection of every stage by its name; UserError, led by the stage's path, for one that cannot work."""
+def plan_selections(recipe: Recipe, train: Examples, own: Mapping[str, Examples] | None = None) -> dict[str, PlannedSelection]:
+    """The planned selection of every stage by its name, from ``train`` or its ``own`` rows; UserError, led by the stage's path,
+    for one that cannot work."""
     plans: dict[str, PlannedSelection] = {}
     made: dict[str, Selection] = {}
     statistics = quantities_of(registry.build_task(recipe.task)).dynamics
     for name, stage in recipe.stages.items():
         where = f"stages.{name}.select"
-        source = stage.use_dynamics_of
+        source, rows = stage.use_dynamics_of, (own or {}).get(name, train)
         dynamics = None
         if source in recipe.stages:
             dynamics = _stand_in(train, recipe.stages[source], made[source], plans[source].steps, statistics)
@@ -59,7 +60,7 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
         selector = registry.build("select", stage.select, where)
         seed = recipe.seed if stage.seed is None else stage.seed
         try:
-            chosen = select_with(selector, train, dynamics, seed=seed, scoring=OnePoint(train))
+            chosen = select_with(selector, rows, dynamics, seed=seed, scoring=OnePoint(rows))
             made[name], sampler = selection_and_sampler(chosen)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None

@@ -1,0 +1,126 @@
+"""Stages that a trainer of TRL runs: SFT then DPO, KTO or GRPO, what they record, what they cost, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ftft.dynamics.parquet import read_dynamics
+from ftft.errors import UserError
+from ftft.run.checking import check_models_and_data
+from ftft.run.reading import recipe_from_dict
+from ftft.run.runner import read_result, run_recipe
+
+pytest.importorskip("trl")
+
+WORDS = ["good", "great", "happy", "bad", "terrible", "boring", "film", "movie", "plot", "acting", "food", "place"]
+TRAIN = {"steps": 6, "batch_size": 8, "precision": "fp32"}
+SGD = {"name": "adamw", "learning_rate": 3e-3}
+TASK = {"name": "causal_language_modelling", "max_length": 24, "answer": "text", "answer_tokens": 3}
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_config: Callable[..., Any], tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Llama of 2 layers whose tokenizer has an end-of-text token. Not to be changed."""
+    from transformers import LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llama") / "model"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(tiny_config("llama", num_hidden_layers=2)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token": "[SEP]"}))
+    return folder
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_rows(folder: Path) -> None:
+    source = random.Random(0)
+    pairs = source.sample([(one, other) for one in WORDS for other in WORDS if one != other], 80)
+    prompts = [f"{one} {other}" for one, other in pairs]
+    sft = [{"id": f"s{row}", "prompt": prompts[row], "completion": pairs[row][1]} for row in range(24)]
+    write(folder / "train.jsonl", sft)
+    for name, first in (("validation", 24), ("test", 32)):
+        write(folder / f"{name}.jsonl", [{"id": f"{name}{row}", "prompt": prompts[row], "completion": pairs[row][1]} for row in range(first, first + 8)])
+    asked = range(40, 64)
+    write(
+        folder / "pairs.jsonl",
+        [{"id": f"p{row}", "prompt": prompts[row], "chosen": pairs[row][1], "rejected": f"{pairs[row][0]} film"} for row in asked],
+    )
+    write(
+        folder / "marked.jsonl",
+        [{"id": f"k{row}", "prompt": prompts[row], "completion": pairs[row][row % 2], "label": row % 2 == 1} for row in asked],
+    )
+    write(folder / "asked.jsonl", [{"id": f"g{row}", "prompt": prompts[row], "answer": pairs[row][1]} for row in asked])
+
+
+def own(folder: Path, file: str) -> dict[str, Any]:
+    return {"path": str(folder / file), "columns": {"id": "id"}}
+
+
+def recipe_of(folder: Path, model: Path, stages: dict[str, Any], **changes: Any) -> Any:
+    if not (folder / "train.jsonl").exists():
+        write_rows(folder)
+    sets = {
+        "validation": {"path": str(folder / "validation.jsonl"), "role": "id", "split": "validation"},
+        "test": {"path": str(folder / "test.jsonl"), "role": "id"},
+    }
+    usual = {"train": TRAIN, "optimize": SGD, "evaluate": {"name": "language_modelling", "resamples": 20}}
+    raw = {
+        "task": TASK,
+        "data": {"train": {"path": str(folder / "train.jsonl")}, "columns": {"id": "id"}, "evaluation": sets},
+        "stages": {
+            "sft": {**usual, "model": {"path": str(model)}},
+            **{name: {**usual, "model": {"stage": "sft"}, **stage} for name, stage in stages.items()},
+        },
+        "output": str(folder / "runs"),
+    }
+    return recipe_from_dict({**raw, **changes}, default_name="tiny")
+
+
+def dpo(folder: Path, **changes: Any) -> dict[str, Any]:
+    return {"trainer": "dpo", "data": own(folder, "pairs.jsonl"), "dynamics": {"mode": "online"}, **changes}
+
+
+def log_probability(model: Any, tokenizer: Any, prompt: str, completion: str) -> float:
+    first, last = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, completion))
+    last = [*last, tokenizer.eos_token_id]
+    with torch.no_grad():
+        logits = model(torch.tensor([first + last])).logits[0, len(first) - 1 : -1].double()
+    return -float(torch.nn.functional.cross_entropy(logits, torch.tensor(last), reduction="sum"))
+
+
+def models_of(result: dict[str, Any], folder: Path, *stages: str) -> list[Any]:
+    from transformers import AutoModelForCausalLM
+
+    store = folder / "runs" / ".store"
+    return [AutoModelForCausalLM.from_pretrained(store / result["stages"][one]["key"][:20] / "model") for one in stages]
+
+
+def test_sft_then_dpo_end_to_end(tmp_path: Path, llama: Path) -> None:
+    recipe = recipe_of(tmp_path, llama, {"dpo": dpo(tmp_path)})
+    lines = list(check_models_and_data(recipe))
+    assert "stage dpo: 24 rows for its trainer" in lines and lines[-1] == "the recipe is sound"
+    folder = run_recipe(recipe)
+    result = read_result(folder)
+    stage = result["stages"]["dpo"]
+    assert stage["training"]["steps"] == 6 and stage["training"]["steps_per_epoch"] == 3
+    assert stage["training"]["losses"][0] == pytest.approx(math.log(2), abs=1e-6)
+    dynamics = read_dynamics(folder / "stages/dpo/dynamics.parquet")
+    assert list(dynamics.statistics) == ["margin"] and dynamics.seen.all() and dynamics.epochs == (0, 1)
+    assert dynamics.statistics["margin"][1].mean() > dynamics.statistics["margin"][0].mean() > 0
+    assert stage["ledger"]["effective"]["training"]["flops"] > 0
+    assert set(stage["evaluation"]) == {"validation", "test"}
+    assert result["stages"]["dpo"]["cost"]["uses"] == ["sft"]
