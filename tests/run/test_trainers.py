@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def own(folder: Path, file: str) -> dict[str, Any]:
     return {"path": str(folder / file), "columns": {"id": "id"}}
 
 
-def recipe_of(folder: Path, model: Path, stages: dict[str, Any], **changes: Any) -> Any:
+def recipe_of(folder: Path, model: Path, stages: dict[str, Any], sft: Any = MappingProxyType({}), **changes: Any) -> Any:
     if not (folder / "train.jsonl").exists():
         write_rows(folder)
     sets = {
@@ -82,7 +83,7 @@ def recipe_of(folder: Path, model: Path, stages: dict[str, Any], **changes: Any)
         "task": TASK,
         "data": {"train": {"path": str(folder / "train.jsonl")}, "columns": {"id": "id"}, "evaluation": sets},
         "stages": {
-            "sft": {**usual, "model": {"path": str(model)}},
+            "sft": {**usual, "model": {"path": str(model)}, **sft},
             **{name: {**usual, "model": {"stage": "sft"}, **stage} for name, stage in stages.items()},
         },
         "output": str(folder / "runs"),
@@ -124,3 +125,87 @@ def test_sft_then_dpo_end_to_end(tmp_path: Path, llama: Path) -> None:
     assert stage["ledger"]["effective"]["training"]["flops"] > 0
     assert set(stage["evaluation"]) == {"validation", "test"}
     assert result["stages"]["dpo"]["cost"]["uses"] == ["sft"]
+
+
+COURSE = {"batch_size": 24, "precision": "fp32", "schedule": "constant", "warmup": 0.0, "clip": None}
+
+
+def test_a_recorded_margin_is_that_of_the_model_before_the_step(tmp_path: Path, llama: Path) -> None:
+    from transformers import AutoTokenizer
+
+    stages = {
+        "one": dpo(tmp_path, train={**COURSE, "steps": 1}, trainer={"name": "dpo", "beta": 0.3}),
+        "two": dpo(tmp_path, train={**COURSE, "steps": 2}, trainer={"name": "dpo", "beta": 0.3}),
+    }
+    folder = run_recipe(recipe_of(tmp_path, llama, stages))
+    model, reference = models_of(read_result(folder), tmp_path, "one", "sft")
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    dynamics = read_dynamics(folder / "stages/two/dynamics.parquet")
+    recorded = dict(zip(dynamics.ids.to_pylist(), dynamics.statistics["margin"].T.tolist()))
+    for line in (tmp_path / "pairs.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        ratio = {
+            name: log_probability(model, tokenizer, row["prompt"], row[name])
+            - log_probability(reference, tokenizer, row["prompt"], row[name])
+            for name in ("chosen", "rejected")
+        }
+        assert recorded[row["id"]] == pytest.approx([0.0, 0.3 * (ratio["chosen"] - ratio["rejected"])], abs=1e-4)
+
+
+class Killed(Exception):
+    pass
+
+
+ABLE = {"train": {**TRAIN, "steps": 40, "schedule": "constant"}, "optimize": {"name": "adamw", "learning_rate": 1e-2}}
+
+
+def run_killed_at(recipe: Any, stage: str, step: int) -> Path:
+    """Run, with an exception after that step as a kill, and again to the end."""
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["stage"] == stage and event["step"] == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_recipe(recipe, notify=kill)
+    resumed = []
+    folder = run_recipe(recipe, notify=lambda event: resumed.append(event) if event["event"] == "resumed" else None)
+    assert [event["step"] for event in resumed] == [step - 1]
+    return folder
+
+
+def grpo(folder: Path, **changes: Any) -> dict[str, Any]:
+    trainer = {"name": "grpo", "generations": 4}
+    return {"trainer": trainer, "data": own(folder, "asked.jsonl"), "dynamics": {"mode": "online"}, **changes}
+
+
+def kto(folder: Path, **changes: Any) -> dict[str, Any]:
+    return {"trainer": "kto", "data": own(folder, "marked.jsonl"), "dynamics": {"mode": "online"}, **changes}
+
+
+MAKERS = {"dpo": dpo, "kto": kto, "grpo": grpo}
+LORA = {"name": "lora", "rank": 2, "dropout": 0.1}
+
+
+@pytest.mark.parametrize("step", [4, 5])  # resumed at the end of an epoch, and inside one
+@pytest.mark.parametrize(
+    ("name", "adapt", "micro"),
+    [("dpo", "full", None), ("dpo", LORA, 4), ("kto", "full", None), ("grpo", "full", None), ("grpo", LORA, 4)],
+)
+def test_resumed_is_undisturbed_bit_for_bit(
+    tmp_path: Path, llama: Path, name: str, adapt: Any, micro: int | None, step: int
+) -> None:
+    train = {**TRAIN, "checkpoint_seconds": 1e-9, "micro_batch_size": micro}
+    stage = MAKERS[name](tmp_path, train=train, adapt=adapt)
+    recipes = [recipe_of(tmp_path, llama, {"it": stage}, ABLE, output=str(tmp_path / one)) for one in ("straight", "killed")]
+    straight, resumed = run_recipe(recipes[0]), run_killed_at(recipes[1], "it", step)
+    assert (straight / "model/model.safetensors").read_bytes() == (resumed / "model/model.safetensors").read_bytes()
+    one, other = (read_result(folder)["stages"]["it"] for folder in (straight, resumed))
+    assert one["training"]["losses"] == other["training"]["losses"] and len(one["training"]["losses"]) == 6
+    books = [stage["ledger"]["effective"]["training"] for stage in (one, other)]
+    for count in ("flops", "examples", "tokens", "steps"):
+        assert books[0][count] == books[1][count] > 0
+    tables = [read_dynamics(folder / "stages/it/dynamics.parquet") for folder in (straight, resumed)]
+    assert np.array_equal(tables[0].seen, tables[1].seen) and tables[0].seen.all()
+    for statistic, values in tables[0].statistics.items():
+        assert np.ptp(values) > 0 and np.array_equal(values, tables[1].statistics[statistic])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import datasets
 import numpy as np
+from torch.utils.data import Sampler
 from trl import GRPOConfig, GRPOTrainer
 
 from ftft.bridges.staged import ROW, Setup, Staged, options
@@ -16,7 +18,11 @@ class StagedGRPO(Staged, GRPOTrainer):
     """GRPO on prompts given as tokens."""
 
     prompt_tokens: dict[int, list[int]]  # by row
+    steps_per_epoch: int
     asked: list[int]  # the rows of the batch that is being written to
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        return _Shuffled(self, super()._get_train_sampler(dataset))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         self.asked = [int(one[ROW]) for one in inputs]
@@ -28,6 +34,22 @@ class StagedGRPO(Staged, GRPOTrainer):
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.prompt_tokens[row] for row in self.asked], None, {}
+
+
+class _Shuffled(Sampler[int]):
+    """TRL's sampler with an order for each epoch that follows from the seed alone; TRL's own goes on from the epochs before,
+    which a resumed run has not drawn."""
+
+    def __init__(self, trainer: Any, sampler: Any) -> None:
+        self._trainer, self._sampler = trainer, sampler
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = self._trainer.state.global_step // self._trainer.steps_per_epoch
+        self._sampler.generator.manual_seed(int(np.random.SeedSequence([self._trainer.args.seed, epoch]).generate_state(1)[0]))
+        return iter(self._sampler)
 
 
 class _ExactMatch:
@@ -69,4 +91,6 @@ def start_grpo(
         optimizers=(setup.optimizer, setup.scheduler),
     )
     trainer.prompt_tokens = prompts
+    per_step = int(setup.arguments["per_device_train_batch_size"]) * int(setup.arguments["gradient_accumulation_steps"])
+    trainer.steps_per_epoch = len(rows) // per_step
     return trainer
