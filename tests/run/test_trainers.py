@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -51,20 +52,20 @@ def write_rows(folder: Path) -> None:
     source = random.Random(0)
     pairs = source.sample([(one, other) for one in WORDS for other in WORDS if one != other], 80)
     prompts = [f"{one} {other}" for one, other in pairs]
-    sft = [{"id": f"s{row}", "prompt": prompts[row], "completion": pairs[row][1]} for row in range(24)]
-    write(folder / "train.jsonl", sft)
-    for name, first in (("validation", 24), ("test", 32)):
-        write(folder / f"{name}.jsonl", [{"id": f"{name}{row}", "prompt": prompts[row], "completion": pairs[row][1]} for row in range(first, first + 8)])
-    asked = range(40, 64)
-    write(
-        folder / "pairs.jsonl",
-        [{"id": f"p{row}", "prompt": prompts[row], "chosen": pairs[row][1], "rejected": f"{pairs[row][0]} film"} for row in asked],
-    )
-    write(
-        folder / "marked.jsonl",
-        [{"id": f"k{row}", "prompt": prompts[row], "completion": pairs[row][row % 2], "label": row % 2 == 1} for row in asked],
-    )
-    write(folder / "asked.jsonl", [{"id": f"g{row}", "prompt": prompts[row], "answer": pairs[row][1]} for row in asked])
+
+    def rows(first: int, last: int, **columns: Callable[[int], Any]) -> list[dict[str, Any]]:
+        made = range(first, last)
+        return [{"id": row, "prompt": prompts[row], **{name: of(row) for name, of in columns.items()}} for row in made]
+
+    def right(row: int) -> str:
+        return pairs[row][1]
+
+    for name, first, last in (("train", 0, 24), ("validation", 24, 32), ("test", 32, 40)):
+        write(folder / f"{name}.jsonl", rows(first, last, completion=right))
+    write(folder / "pairs.jsonl", rows(40, 64, chosen=right, rejected=lambda row: f"{pairs[row][0]} film"))
+    marked = rows(40, 64, completion=lambda row: pairs[row][row % 2], label=lambda row: row % 2 == 1)
+    write(folder / "marked.jsonl", marked)
+    write(folder / "asked.jsonl", rows(40, 64, answer=right))
 
 
 def own(folder: Path, file: str) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def test_a_recorded_margin_is_that_of_the_model_before_the_step(tmp_path: Path, 
             - log_probability(reference, tokenizer, row["prompt"], row[name])
             for name in ("chosen", "rejected")
         }
-        assert recorded[row["id"]] == pytest.approx([0.0, 0.3 * (ratio["chosen"] - ratio["rejected"])], abs=1e-4)
+        assert recorded[str(row["id"])] == pytest.approx([0.0, 0.3 * (ratio["chosen"] - ratio["rejected"])], abs=1e-4)
 
 
 class Killed(Exception):
@@ -187,10 +188,16 @@ MAKERS = {"dpo": dpo, "kto": kto, "grpo": grpo}
 LORA = {"name": "lora", "rank": 2, "dropout": 0.1}
 
 
-@pytest.mark.parametrize("step", [4, 5])  # resumed at the end of an epoch, and inside one
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "adapt", "micro"),
-    [("dpo", "full", None), ("dpo", LORA, 4), ("kto", "full", None), ("grpo", "full", None), ("grpo", LORA, 4)],
+    ("name", "adapt", "micro", "step"),  # after step 3 an epoch has ended
+    [
+        ("dpo", "full", None, 4),
+        ("dpo", LORA, 4, 5),
+        ("kto", "full", None, 5),
+        ("grpo", LORA, 4, 4),
+        ("grpo", "full", None, 5),
+    ],
 )
 def test_resumed_is_undisturbed_bit_for_bit(
     tmp_path: Path, llama: Path, name: str, adapt: Any, micro: int | None, step: int
@@ -209,3 +216,109 @@ def test_resumed_is_undisturbed_bit_for_bit(
     assert np.array_equal(tables[0].seen, tables[1].seen) and tables[0].seen.all()
     for statistic, values in tables[0].statistics.items():
         assert np.ptp(values) > 0 and np.array_equal(values, tables[1].statistics[statistic])
+
+
+def test_each_stage_computes_in_its_own_precision(tmp_path: Path, llama: Path) -> None:
+    half = {**TRAIN, "precision": "bf16"}
+    stages = {"full": dpo(tmp_path), "half": dpo(tmp_path, train=half), "again": dpo(tmp_path, seed=1)}
+    results = [
+        read_result(
+            run_recipe(recipe_of(tmp_path, llama, {name: stages[name] for name in order}, output=str(tmp_path / place)))
+        )
+        for place, order in (("one", ("full", "half", "again")), ("other", ("again",)))
+    ]
+    losses = {name: results[0]["stages"][name]["training"]["losses"] for name in stages}
+    assert losses["half"] != losses["full"] and losses["half"] == pytest.approx(losses["full"], abs=0.05)
+    assert losses["again"] == results[1]["stages"]["again"]["training"]["losses"] != losses["full"]
+
+
+def test_the_bill_holds_the_forward_passes_of_the_reference(tmp_path: Path, llama: Path) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForCausalLM
+
+    folder = run_recipe(recipe_of(tmp_path, llama, {"dpo": dpo(tmp_path, train={**TRAIN, "steps": 3})}))
+    spent = read_result(folder)["stages"]["dpo"]["ledger"]["effective"]["training"]
+    model, batch = AutoModelForCausalLM.from_pretrained(llama), torch.zeros(16, 8, dtype=torch.int64)  # both answers, padded
+    with FlopCounterMode(display=False) as plain:
+        model.model(batch).last_hidden_state.sum().backward()
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        model.model(batch)
+    head = 2 * 16 * 7 * model.config.hidden_size * model.config.vocab_size  # of the seven tokens that are predicted
+    assert (spent["examples"], spent["steps"]) == (24, 3)
+    assert spent["flops"] / 3 == pytest.approx(plain.get_total_flops() + forward.get_total_flops() + 4 * head, rel=0.02)
+
+
+def test_an_adapter_is_merged_into_plain_weights(tmp_path: Path, llama: Path) -> None:
+    folder = run_recipe(recipe_of(tmp_path, llama, {"dpo": dpo(tmp_path, adapt={"name": "lora", "rank": 2})}))
+    before, after = (one.state_dict() for one in models_of(read_result(folder), tmp_path, "sft", "dpo"))
+    assert before.keys() == after.keys()
+    changed = {name.rpartition(".weight")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.endswith("_proj") or name == "lm_head" for name in changed)
+    assert all(torch.linalg.matrix_rank(after[f"{one}.weight"] - before[f"{one}.weight"]) <= 2 for one in changed - {"lm_head"})
+
+
+def test_kto_records_how_far_each_answer_went_the_way_of_its_label(tmp_path: Path, llama: Path) -> None:
+    from transformers import AutoTokenizer
+
+    stages = {
+        "one": kto(tmp_path, train={**COURSE, "steps": 1}, trainer={"name": "kto", "beta": 0.3}),
+        "two": kto(tmp_path, train={**COURSE, "steps": 2}, trainer={"name": "kto", "beta": 0.3}),
+    }
+    folder = run_recipe(recipe_of(tmp_path, llama, stages))
+    result = read_result(folder)
+    assert result["stages"]["two"]["training"]["losses"][0] == pytest.approx(0.5, abs=1e-6)  # r = z = 0
+    model, reference = models_of(result, tmp_path, "one", "sft")
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    dynamics = read_dynamics(folder / "stages/two/dynamics.parquet")
+    recorded = dict(zip(dynamics.ids.to_pylist(), dynamics.statistics["margin"].T.tolist()))
+    for line in (tmp_path / "marked.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        ratio = log_probability(model, tokenizer, row["prompt"], row["completion"]) - log_probability(
+            reference, tokenizer, row["prompt"], row["completion"]
+        )
+        assert recorded[str(row["id"])] == pytest.approx([0.0, 0.3 * (ratio if row["label"] else -ratio)], abs=1e-4)
+
+
+def test_grpo_records_the_share_and_the_variance_of_right_answers(tmp_path: Path, llama: Path) -> None:
+    folder = run_recipe(recipe_of(tmp_path, llama, {"grpo": grpo(tmp_path)}, ABLE))
+    found = read_dynamics(folder / "stages/grpo/dynamics.parquet")
+    rate = found.statistics["pass_rate"].astype(np.float64)
+    assert set(np.unique(rate)) <= {0.0, 0.25, 0.5, 0.75, 1.0} and rate.max() > 0
+    assert np.allclose(found.statistics["reward_variance"], rate * (1 - rate), atol=1e-7)
+    spent = read_result(folder)["stages"]["grpo"]["ledger"]["effective"]["training"]
+    assert spent["examples"] == 48 and 48 * 4 * 3 <= spent["tokens"] <= 48 * 4 * 5
+
+
+@pytest.mark.slow
+def test_grpo_learns_to_write_what_is_rewarded(tmp_path: Path, llama: Path) -> None:
+    write_rows(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
+    write(tmp_path / "one_word.jsonl", [{**row, "answer": "film"} for row in rows])
+    train = {"steps": 24, "batch_size": 8, "precision": "fp32", "schedule": "constant"}
+    able = grpo(tmp_path, data=own(tmp_path, "one_word.jsonl"), train=train, optimize={"name": "adamw", "learning_rate": 5e-3})
+    able["trainer"] = {"name": "grpo", "generations": 8}
+    folder = run_recipe(recipe_of(tmp_path, llama, {"grpo": able}, ABLE))
+    rate = read_dynamics(folder / "stages/grpo/dynamics.parquet").statistics["pass_rate"].mean(axis=1)
+    assert rate[-1] > rate[0] + 0.3
+
+
+def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path, llama: Path) -> None:
+    wild = {"name": "sgd", "learning_rate": 1e30}
+    recipe = recipe_of(tmp_path, llama, {"dpo": dpo(tmp_path, optimize=wild, train={**COURSE, "steps": 4})})
+    with pytest.raises(UserError, match=r"^the loss became (nan|inf) at step \d of 4 and training stopped"):
+        run_recipe(recipe)
+
+
+def test_rows_whose_prompt_is_evaluated_are_told_or_left_out(tmp_path: Path, llama: Path) -> None:
+    write_rows(tmp_path)
+    tested = json.loads((tmp_path / "test.jsonl").read_text().splitlines()[0])["prompt"]
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    write(tmp_path / "pairs.jsonl", [{**rows[0], "prompt": tested}, *rows[1:]])
+    recipe = recipe_of(tmp_path, llama, {"dpo": dpo(tmp_path)})
+    told = [line for line in check_models_and_data(recipe) if "whose prompt is in" in line]
+    assert told == [
+        'warning: stages.dpo.data: rows whose prompt is in the evaluation set "test": 1, learned from all the same '
+        "(data.drop_duplicates_of_evaluation leaves out such rows)"
+    ]
+    recipe = replace(recipe, data=replace(recipe.data, drop_duplicates_of_evaluation=True))
+    assert "stage dpo: 23 rows for its trainer" in list(check_models_and_data(recipe))

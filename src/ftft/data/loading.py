@@ -88,8 +88,8 @@ def load_data(
     if settings.drop_duplicates_of_evaluation:
         train = _without_overlaps(train, overlaps)
     say("taking fingerprints")
-    train = _with_fingerprint(train)
-    sets = {name: dataclasses.replace(found, examples=_with_fingerprint(found.examples)) for name, found in sets.items()}
+    train = with_fingerprint(train)
+    sets = {name: dataclasses.replace(found, examples=with_fingerprint(found.examples)) for name, found in sets.items()}
     report = _report(train, sets, overlaps)
     if corrected is not None:
         report["corrections"] = corrected.counts
@@ -110,7 +110,7 @@ def load_examples(
     settings = DataSettings(train=files, columns=columns, labels=label_names)
     parts = [_read_part(one, settings, inputs, lambda message: None) for one in files]
     names = model_labels([part.labels for part in parts], label_names, []) if inputs.labelled else ()
-    return _with_fingerprint(_examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts]))
+    return with_fingerprint(_examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts]))
 
 
 def _check_variables(files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile]) -> None:
@@ -359,7 +359,8 @@ def _labelled(examples: Examples, code: int) -> str:
     return f' with the label "{examples.label_names[code]}"' if examples.label_names else ""
 
 
-def _with_fingerprint(examples: Examples) -> Examples:
+def with_fingerprint(examples: Examples) -> Examples:
+    """The examples with the fingerprint of what they are now."""
     found = fingerprint_examples(examples.ids, examples.inputs, examples.labels, examples.label_names)
     return dataclasses.replace(examples, fingerprint=found)
 

@@ -161,9 +161,7 @@ class StageRun:
         """Take the stage from the store, or train it (resuming where it was interrupted)."""
         self.notify(stage_event(self.recipe, self.name))
         if self.processes.count > 1 and self.stage.trainer is not None:
-            raise UserError(
-                f"{self.where}: a trainer of TRL trains in one process; start it without torchrun"
-            )
+            raise UserError(f"{self.where}: a trainer of TRL trains in one process; start it without torchrun")
         if self.processes.count > 1 and getattr(self.task, "coupling", "none") == "batch":
             raise UserError(
                 f"{self.where}: in {self.task.name} the loss of an example depends on its batch, which several processes would "

@@ -21,9 +21,7 @@ def check_trainer(name: str, recipe: Recipe, task: Task) -> None:
     stage, where = recipe.stages[name], f"stages.{name}"
     if stage.trainer is None:
         if stage.data is not None:
-            raise UserError(
-                f"{where}.data is only for a stage with a trainer (dpo, kto, grpo); others learn from data.train"
-            )
+            raise UserError(f"{where}.data is only for a stage with a trainer (dpo, kto, grpo); others learn from data.train")
         return
     found = trainer_header(stage.trainer["name"], f"{where}.trainer")
     if not found.serves(task.name):
@@ -55,9 +53,7 @@ def _check_rows(stage: Stage, task: Task, where: str) -> None:
     except UserError as error:
         raise UserError(f"{where}.trainer.{error}") from None
     if stage.data is None and trainer.data:
-        raise UserError(
-            f"{where}.data is missing: {trainer.name} learns from rows of its own ({_named(trainer)}); name a file"
-        )
+        raise UserError(f"{where}.data is missing: {trainer.name} learns from rows of its own ({_named(trainer)}); name a file")
     if stage.data is not None:
         trainer.inputs.columns_of(stage.data.columns or Columns(), f"{where}.data")
     micro = stage.train.micro_batch_size

@@ -14,7 +14,7 @@ import torch
 
 from ftft.data.duplicates import find_overlaps
 from ftft.data.examples import Examples, LoadedData
-from ftft.data.loading import load_examples, refuse_training_files
+from ftft.data.loading import load_examples, refuse_training_files, with_fingerprint
 from ftft.data.settings import Columns
 from ftft.dynamics.buffer import DynamicsBuffer
 from ftft.engine.assembly import assemble, frozen_copy
@@ -80,10 +80,10 @@ def trainer_rows(
             refuse_training_files([stage.data], recipe.data.evaluation, where)
             progress(f"reading the rows of stage {name}")
             rows = load_examples(stage.data, Columns(), inputs=trainer.inputs)
-            if trainer.inputs.labelled:
-                rows = _with_label_as_input(rows, where)
             rows, sentences = _apart(rows, data, where, drop=recipe.data.drop_duplicates_of_evaluation)
             warnings += sentences
+            if trainer.inputs.labelled:
+                rows = _with_label_as_input(rows, where)
         if len(rows) == 0:
             raise UserError(f"{where} holds no row to learn from")
         found[name] = dataclasses.replace(data, train=rows)
@@ -108,13 +108,14 @@ def _apart(rows: Examples, data: LoadedData, where: str, *, drop: bool) -> tuple
         {"prompt": rows.inputs["prompt"]}, {name: {"prompt": inputs["prompt"]} for name, inputs in sets.items()}
     )
     shared = {name: one.train_rows for name, one in overlaps.items() if len(one.train_rows)}
-    done = "are left out" if drop else "are learned from all the same (data.drop_duplicates_of_evaluation leaves them out)"
+    done = "left out" if drop else "learned from all the same (data.drop_duplicates_of_evaluation leaves out such rows)"
     sentences = [
-        f'{where}: {len(found):,} rows whose prompt is in the evaluation set "{name}" {done}' for name, found in shared.items()
+        f'{where}: rows whose prompt is in the evaluation set "{name}": {len(found):,}, {done}'
+        for name, found in shared.items()
     ]
     if drop and shared:
         kept = np.setdiff1d(np.arange(len(rows)), np.concatenate(list(shared.values())))
-        rows = dataclasses.replace(rows.take(kept), fingerprint=f"{rows.fingerprint} without {len(rows) - len(kept)}")
+        rows = with_fingerprint(rows.take(kept))
     return rows, sentences
 
 
@@ -179,9 +180,7 @@ def _assembled(
     built = {question: registry.build(question, getattr(stage, question), f"{run.where}.{question}") for question in USED}
     assembled = assemble(model.model, built["adapt"], built["objective"], built["optimize"], None, seed=run.seed)
     if assembled.before_step:
-        raise UserError(
-            f"{run.where}.optimize: {stage.optimize['name']} works before every step, which TRL does not let it"
-        )
+        raise UserError(f"{run.where}.optimize: {stage.optimize['name']} works before every step, which TRL does not let it")
     lengths = trainer.lengths(run.data.train, run.task, model.processor)
     learned = trainer.rows_per_epoch(len(rows), train.batch_size)
     steps = planned_steps(learned, train.batch_size, epochs=train.epochs, steps=train.steps)

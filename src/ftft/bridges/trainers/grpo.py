@@ -58,9 +58,7 @@ class GRPO:
     def settled(self, task: Any) -> GRPO:
         """With the task's way to compare answers, where it has no own."""
         if self.reward is None and task.answer is None:
-            raise UserError(
-                "reward: neither it nor task.answer says how answers are compared; give marked, number or text"
-            )
+            raise UserError("reward: neither it nor task.answer says how answers are compared; give marked, number or text")
         return dataclasses.replace(self, reward=self.reward or task.answer)
 
     def lengths(self, examples: Examples, task: Any, processor: Any) -> np.ndarray:
