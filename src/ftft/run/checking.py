@@ -36,10 +36,10 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
         yield f"evaluation set {set_name}: {len(one.examples):,} examples, role {one.role}, {one.split}"
     require_heads(recipe, task, data.train.label_names)
     own, said = trainer_rows(recipe, data, progress=progress)
-    for name, one in own.items():
-        yield f"stage {name}: {len(one.train):,} rows for its trainer"
+    for name, rows in own.items():
+        yield f"stage {name}: {len(rows.train):,} rows for its trainer"
     warnings += said
-    plans = plan_selections(recipe, data.train, {name: one.train for name, one in own.items()})
+    plans = plan_selections(recipe, data.train, {name: rows.train for name, rows in own.items()})
     for name, stage in recipe.stages.items():
         yield _plan(name, stage, plans[name], len(own.get(name, data).train))
         if stage.stop is not None and (steering := [one for one in stage.stop.on if data.evaluation[one].role == "ood"]):

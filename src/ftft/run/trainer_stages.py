@@ -110,8 +110,8 @@ def _apart(rows: Examples, data: LoadedData, where: str, *, drop: bool) -> tuple
     shared = {name: one.train_rows for name, one in overlaps.items() if len(one.train_rows)}
     done = "left out" if drop else "learned from all the same (data.drop_duplicates_of_evaluation leaves out such rows)"
     sentences = [
-        f'{where}: rows whose prompt is in the evaluation set "{name}": {len(found):,}, {done}'
-        for name, found in shared.items()
+        f'{where}: rows whose prompt is in the evaluation set "{name}": {len(there):,}, {done}'
+        for name, there in shared.items()
     ]
     if drop and shared:
         kept = np.setdiff1d(np.arange(len(rows)), np.concatenate(list(shared.values())))
