@@ -4,7 +4,7 @@ With the implicit reward r = beta log pi(y|x) / ref(y|x), and z the divergence f
 
     value = lambda_D sigma(r - z) of a desirable answer, lambda_U sigma(z - r) of another;    loss = lambda - value
 
-Ethayarajh et al. 2024, arXiv 2402.01306, equations 7 and 8; the trainer is TRL's. The dynamics record the margin: r of a
+Ethayarajh et al. 2024, arXiv 2402.01306, section 4; the trainer is TRL's. The dynamics record the margin: r of a
 desirable answer, -r of another, so that above 0 the model has moved the way the label asks.
 """
 
@@ -32,7 +32,7 @@ class KTO:
     paper: ClassVar[str] = "Ethayarajh et al. 2024, arXiv 2402.01306"
     library: ClassVar[str] = "trl"
 
-    beta: float = setting(0.1, "how strongly the model is held to the reference", origin="arXiv 2402.01306, section 4.2", gt=0)
+    beta: float = setting(0.1, "how strongly the model is held to the reference", origin="trl", gt=0)
     loss: Literal["kto", "apo_zero_unpaired"] = setting("kto", "TRL's name of the loss; kto is KTO's own")
     desirable_weight: float = setting(1.0, "lambda_D, the weight of desirable answers", gt=0)
     undesirable_weight: float = setting(1.0, "lambda_U, the weight of the others", gt=0)
