@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ import torch
 
 from ftft.dynamics.parquet import read_dynamics
 from ftft.errors import UserError
+from ftft.report.learning import learned
+from ftft.report.parts import load_parts
+from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
 from ftft.run.reading import recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
@@ -311,3 +315,22 @@ def test_rows_whose_prompt_is_evaluated_are_told_or_left_out(tmp_path: Path, tin
     ]
     recipe = replace(recipe, data=replace(recipe.data, drop_duplicates_of_evaluation=True))
     assert "stage dpo: 23 rows for its trainer" in list(check_models_and_data(recipe))
+
+
+def test_the_page_keeps_rows_of_another_file_apart(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    write_rows(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    write(tmp_path / "pairs.jsonl", [{**row, "id": place} for place, row in enumerate(rows[:16])])  # ids of the training rows
+    columns = {"id": "id", "group": "completion"}
+    stages = {"dpo": dpo(tmp_path)}
+    recipe = recipe_of(tmp_path, tiny_llama_folder, stages, {"dynamics": {"mode": "online"}}, report_texts=True)
+    recipe = replace(recipe, data=replace(recipe.data, columns=replace(recipe.data.columns, **columns)))
+    folder = run_recipe(recipe)
+    result = read_result(folder)
+    assert learned(result, "dpo") == replace(learned(result, "sft"), rows=16, examples=16, pool=16, selected=16)  # type: ignore[type-var]
+    parts = load_parts(folder, result)
+    assert parts.apart == {"dpo"} and set(parts.selections) == {"sft"} and set(parts.maps) == {"sft", "dpo"}
+    block = re.search(r'<script[^>]*id="ftft-map-data"[^>]*>(.*?)</script>', write_report(folder).read_text(), re.DOTALL)
+    assert block is not None
+    shown = json.loads(block[1])
+    assert [one["name"] for one in shown["maps"]] == ["of stage sft"] and shown["n"] == 24
