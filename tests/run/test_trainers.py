@@ -13,9 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from ftft.bridges.trainers.dpo import DPO
+from ftft.data.examples import Examples
 from ftft.dynamics.parquet import read_dynamics
 from ftft.errors import UserError
 from ftft.report.learning import learned
@@ -24,6 +27,8 @@ from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
 from ftft.run.reading import recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
+from ftft.run.verifying import verify_run
+from ftft.tasks.causal_language_modelling import CausalLanguageModelling
 
 pytest.importorskip("trl")
 
@@ -334,3 +339,61 @@ def test_the_page_keeps_rows_of_another_file_apart(tmp_path: Path, tiny_llama_fo
     assert block is not None
     shown = json.loads(block[1])
     assert [one["name"] for one in shown["maps"]] == ["of stage sft"] and shown["n"] == 24
+
+
+def test_a_stage_of_the_engine_goes_on_from_another_stages_model(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    more = {"optimize": {"name": "sgd", "learning_rate": 1e-30, "momentum": 0.0}}
+    stages = {"more": more, "cut": {**more, "model": {"stage": "sft", "keep_layers": 1}}, "dpo": dpo(tmp_path)}
+    folder = run_recipe(recipe_of(tmp_path, tiny_llama_folder, stages, main="more"))
+    result = read_result(folder)
+    before, after, cut = (one.state_dict() for one in models_of(result, tmp_path, "sft", "more", "cut"))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert cut.keys() < before.keys() and all(torch.equal(value, before[name]) for name, value in cut.items())
+    assert result["stages"]["more"]["model"]["source"] == "stage sft"
+    said = {one.stage: (one.mismatch, one.notes, one.left_out) for one in verify_run(folder, steps=2)}
+    assert said == {name: (None, (), "a trainer of TRL ran it" if name == "dpo" else None) for name in ("sft", *stages)}
+
+
+def test_grpo_can_learn_from_the_rows_of_the_recipe_and_nothing_is_sent(
+    tmp_path: Path, tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent(*what: Any, **more: Any) -> None:
+        raise AssertionError(f"{what} was sent")
+
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", sent)
+    stage = grpo(tmp_path, data=None, train={**TRAIN, "batch_size": 10, "epochs": 1, "steps": None})
+    folder = run_recipe(recipe_of(tmp_path, tiny_llama_folder, {"grpo": stage}))
+    assert read_result(folder)["stages"]["grpo"]["training"]["steps"] == 2  # of 24 rows, in whole batches
+    found = read_dynamics(folder / "stages/grpo/dynamics.parquet")
+    assert found.ids.to_pylist() == [str(row) for row in range(24)] and found.seen.sum() == 20
+
+
+def test_a_prompt_that_is_too_long_is_cut_alike_before_both_answers(tiny_llama_folder: Path) -> None:
+    from ftft.models.loading import load_saved
+
+    _, tokenizer = load_saved(tiny_llama_folder, "causal_language_model")
+    texts = {"prompt": "good bad " * 9, "chosen": "film", "rejected": "film plot food place"}
+    rows = Examples(
+        pa.array(["a"]), {name: pa.array([text]) for name, text in texts.items()}, np.zeros(1, dtype=np.int64), (), ""
+    )
+    task = CausalLanguageModelling(max_length=16)
+    (length,) = DPO().lengths(rows, task, tokenizer)
+    assert length == 2 * (16 - 5) + 2 + 5  # room for the longer answer and its end, whichever follows
+
+
+def test_bad_rows_are_refused_in_one_sentence(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    write_rows(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "marked.jsonl").read_text().splitlines()]
+    write(tmp_path / "marked.jsonl", [{**row, "label": "yes" if row["label"] else "no"} for row in rows])
+    for stage, sentence in (
+        (kto(tmp_path), 'stages.it.data: the label "no" does not say whether an answer is desirable; write true or false'),
+        (dpo(tmp_path, data=own(tmp_path, "test.jsonl")), "that stages.it.data reads too"),
+        (dpo(tmp_path, data=own(tmp_path, "asked.jsonl")), "chosen"),
+        (grpo(tmp_path, train={**TRAIN, "batch_size": 32}), "stages.it.train.batch_size: there are 24 prompts"),
+        (kto(tmp_path, data=own(tmp_path, "few.jsonl")), "stages.it.train.batch_size: the last batch of 8 would hold a single"),
+    ):
+        write(tmp_path / "few.jsonl", [{**row, "label": row["label"]} for row in rows[:9]])
+        with pytest.raises(UserError) as refused:
+            list(check_models_and_data(recipe_of(tmp_path, tiny_llama_folder, {"it": stage})))
+        assert sentence in str(refused.value) and "\n" not in str(refused.value)

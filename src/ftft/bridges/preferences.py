@@ -13,7 +13,6 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from ftft.bridges.staged import ROW, Setup, Shape, Staged, options
-from ftft.errors import UserError
 
 MULTIPLE = 8  # batch widths: few distinct shapes to count the FLOPs of
 
@@ -113,11 +112,6 @@ def start_kto(setup: Setup, columns: dict[str, list[Any]], **settings: Any) -> S
     """The KTO trainer on the rows ``columns`` (prompt_ids, completion_ids, label, row), which it takes in their order. The
     divergence of a batch is estimated from its completions behind one another's prompts."""
     size = int(setup.arguments["per_device_train_batch_size"])
-    if len(columns[ROW]) % size == 1:
-        raise UserError(
-            f"the last batch of {size} would hold a single row, and KTO compares a row with others of its batch; "
-            "choose another batch_size"
-        )
     if settings["loss_type"] == "kto":
         told = columns["completion_ids"]
         columns["KL_completion_ids"] = [

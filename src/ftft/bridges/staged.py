@@ -86,12 +86,12 @@ class StageTrainer(Protocol):
         """The trainer with what it takes from the task; UserError where the task does not say it."""
         ...
 
-    def lengths(self, setup_of: Examples, task: Any, processor: Any) -> np.ndarray:
+    def lengths(self, examples: Examples, task: Any, processor: Any) -> np.ndarray:
         """Tokens that go through the model for each example, int32 [N]."""
         ...
 
     def rows_per_epoch(self, rows: int, batch_size: int) -> int:
-        """How many of so many rows are learned from in an epoch."""
+        """How many of so many rows are learned from in an epoch; UserError where they cannot be put into batches."""
         ...
 
     def start(self, setup: Setup) -> Any:

@@ -28,6 +28,7 @@ from ftft.methods import registry
 from ftft.methods.contract import Sampler, ScoringModel, Selection
 from ftft.paths import expand
 from ftft.run.recipe import Recipe, Stage
+from ftft.run.trainer_combinations import learned_rows
 from ftft.tasks.contract import quantities_of
 
 
@@ -64,7 +65,8 @@ def plan_selections(recipe: Recipe, train: Examples, own: Mapping[str, Examples]
             made[name], sampler = selection_and_sampler(chosen)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        steps = planned_steps(len(made[name]), stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
+        learned = len(made[name]) if stage.trainer is None else learned_rows(recipe, name, len(made[name]))
+        steps = planned_steps(learned, stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
         steps = ending_step(steps, stage.train.end_at)
         exact = source not in recipe.stages and (sampler is None or stage.train.steps is not None)
         plans[name] = PlannedSelection(len(made[name]), steps, exact, sampled=sampler is not None)

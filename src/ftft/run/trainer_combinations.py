@@ -9,11 +9,35 @@ from typing import TYPE_CHECKING
 
 from ftft.data.settings import Columns
 from ftft.errors import UserError, did_you_mean
-from ftft.methods.registry import build, build_trainer, header, list_methods, trainer_header
+from ftft.methods.registry import build, build_task, build_trainer, header, list_methods, trainer_header
 from ftft.run.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
+    from ftft.bridges.staged import StageTrainer
     from ftft.tasks.contract import Task
+
+
+def trainer_of(recipe: Recipe, name: str) -> StageTrainer:
+    """The trainer of a stage, with what it takes from the recipe's task."""
+    return _settled(recipe.stages[name], build_task(recipe.task), f"stages.{name}")
+
+
+def learned_rows(recipe: Recipe, name: str, rows: int) -> int:
+    """How many of so many rows the trainer of a stage learns from in an epoch; UserError where they make no batches."""
+    size = recipe.stages[name].train.batch_size
+    try:
+        return trainer_of(recipe, name).rows_per_epoch(rows, size)
+    except UserError as error:
+        raise UserError(f"stages.{name}.train.batch_size: {error}; choose another") from None
+
+
+def _settled(stage: Stage, task: Task, where: str) -> StageTrainer:
+    trainer: StageTrainer = build_trainer(stage.trainer or {}, f"{where}.trainer")
+    try:
+        settled: StageTrainer = trainer.settled(task)
+    except UserError as error:
+        raise UserError(f"{where}.trainer.{error}") from None
+    return settled
 
 
 def check_trainer(name: str, recipe: Recipe, task: Task) -> None:
@@ -46,12 +70,7 @@ def check_beginning(name: str, stage: Stage, earlier: Sequence[str], where: str)
 
 
 def _check_rows(stage: Stage, task: Task, where: str) -> None:
-    assert stage.trainer is not None
-    trainer = build_trainer(stage.trainer, f"{where}.trainer")
-    try:
-        trainer.settled(task)
-    except UserError as error:
-        raise UserError(f"{where}.trainer.{error}") from None
+    trainer = _settled(stage, task, where)
     if stage.data is None and trainer.data:
         raise UserError(f"{where}.data is missing: {trainer.name} learns from rows of its own ({_named(trainer)}); name a file")
     if stage.data is not None:
@@ -66,9 +85,8 @@ def _check_rows(stage: Stage, task: Task, where: str) -> None:
         raise UserError(f"{where}.train.batch_size: {trainer.name} compares the rows of a batch; give at least 2")
 
 
-def _named(trainer: object) -> str:
-    inputs = trainer.inputs  # type: ignore[attr-defined]
-    names = [*inputs.layouts[0], *(["label"] if inputs.labelled else [])]
+def _named(trainer: StageTrainer) -> str:
+    names = [*trainer.inputs.layouts[0], *(["label"] if trainer.inputs.labelled else [])]
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 

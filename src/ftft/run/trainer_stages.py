@@ -30,6 +30,7 @@ from ftft.models.loading import LoadedModel
 from ftft.run.finishing import Trained
 from ftft.run.portable import portable_model
 from ftft.run.recipe import Recipe
+from ftft.run.trainer_combinations import learned_rows, trainer_of
 from ftft.run.trainer_loop import TrainerLoop
 from ftft.tasks.contract import Prepared
 
@@ -42,16 +43,6 @@ if TYPE_CHECKING:
 
 USED = ("adapt", "objective", "optimize")
 DESIRABLE = {"true": True, "1": True, "desirable": True, "false": False, "0": False, "undesirable": False}
-
-
-def trainer_of(recipe: Recipe, name: str) -> StageTrainer:
-    """The trainer of a stage, with what it takes from the recipe's task."""
-    where = f"stages.{name}.trainer"
-    trainer = registry.build_trainer(recipe.stages[name].trainer or {}, where)
-    try:
-        return trainer.settled(registry.build_task(recipe.task))
-    except UserError as error:
-        raise UserError(f"{where}.{error}") from None
 
 
 # -- the rows --------------------------------------------------------------------------------------------------------
@@ -182,7 +173,7 @@ def _assembled(
     if assembled.before_step:
         raise UserError(f"{run.where}.optimize: {stage.optimize['name']} works before every step, which TRL does not let it")
     lengths = trainer.lengths(run.data.train, run.task, model.processor)
-    learned = trainer.rows_per_epoch(len(rows), train.batch_size)
+    learned = learned_rows(run.recipe, run.name, len(rows))
     steps = planned_steps(learned, train.batch_size, epochs=train.epochs, steps=train.steps)
     training = Training(
         models=assembled.models,

@@ -68,7 +68,7 @@ class GRPO:
     def rows_per_epoch(self, rows: int, batch_size: int) -> int:
         """Whole batches only."""
         if rows < batch_size:
-            raise UserError(f"there are {rows} prompts and a batch is of {batch_size}, and grpo takes whole batches only")
+            raise UserError(f"there are {rows} prompts, fewer than a batch of {batch_size}, and grpo takes whole batches only")
         return rows - rows % batch_size
 
     def start(self, setup: Setup) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ftft.data.inputs import TaskInputs
+from ftft.errors import UserError
 from ftft.settings import setting
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class KTO:
         return np.array([len(prompt) + len(told) for prompt, told in rows], dtype=np.int32)
 
     def rows_per_epoch(self, rows: int, batch_size: int) -> int:
-        """All."""
+        """All; UserError where a batch would hold a single row, which has no other to be compared with."""
+        if rows % batch_size == 1:
+            raise UserError(f"the last batch of {batch_size} would hold a single row, and kto compares the rows of a batch")
         return rows
 
     def start(self, setup: Setup) -> Any:
