@@ -78,6 +78,17 @@ def test_what_a_trainer_cannot_work_with_is_refused_in_one_sentence(stage: dict[
     assert str(refused.value).startswith(sentence) and "\n" not in str(refused.value)
 
 
+def test_what_a_trainer_records_selects_for_no_other_stage() -> None:
+    model, select = {"path": "model"}, {"name": "top", "score": "loss", "fraction": 0.5}
+    stages = {
+        "sft": {"model": model},
+        "it": {**STAGE, "dynamics": {"mode": "online"}},
+        "main": {"model": model, "select": select, "use_dynamics_of": "it"},
+    }
+    with pytest.raises(UserError, match='stages.main.use_dynamics_of: no score is made of what dpo records in the stage "it"'):
+        recipe_with({}, stages=stages)
+
+
 def test_a_trainer_serves_language_models_only() -> None:
     with pytest.raises(UserError, match="stages.it.trainer: dpo serves the task causal_language_modelling and not"):
         recipe_with({}, task="text_classification")

@@ -251,6 +251,11 @@ def _check_dynamics(name: str, stage: Stage, recipe: Recipe, where: str) -> None
             f"{where}.use_dynamics_of names {which}; only a stage before it has left dynamics, so change their order"
         )
     reference = recipe.stages[source]
+    if reference.trainer is not None:
+        raise UserError(
+            f'{where}.use_dynamics_of: no score is made of what {reference.trainer["name"]} records in the stage "{source}"; '
+            "name a stage that the engine runs"
+        )
     if reference.dynamics is None:
         raise UserError(
             f'{where}.use_dynamics_of: the stage "{source}" records no dynamics; add stages.{source}.dynamics: {{mode: online}}'

@@ -150,8 +150,7 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
     task = registry.build_task(recipe.task)
     data = load_data(recipe.data, inputs=task.inputs, progress=lambda text: tell({"event": "data", "text": text}))
     own, said = trainer_rows(recipe, data, progress=lambda text: tell({"event": "data", "text": text}))
-    # Refuses a selection that cannot work before an earlier stage is trained.
-    plan_selections(recipe, data.train, {name: one.train for name, one in own.items()})
+    plan_selections(recipe, data.train, {name: one.train for name, one in own.items()})  # refuses before anything is trained
     seen = sets_seen(recipe)
     require_heads(recipe, task, data.train.label_names)
     processes.once(begin)
