@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ftft.methods.header import MethodHeader, SettingHeader
 from ftft.methods.questions import ASKED, QUESTIONS
-from ftft.methods.registry import list_methods, list_tasks
+from ftft.methods.registry import list_methods, list_tasks, list_trainers
 from ftft.validation import BOUND_WORDS, show
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
@@ -36,8 +36,11 @@ def page() -> str:
             parts += [_method(method) for method in methods]
     parts.append("## Tasks\n")
     parts += [_method(task) for task in list_tasks()]
+    parts.append("## Trainers of TRL, which run a stage instead of the engine\n")
+    trainers = list_trainers()
+    parts += [_method(trainer) for trainer in trainers]
     parts.append("## Papers\n")
-    parts.append(_papers(own))
+    parts.append(_papers([*own, *trainers]))
     return "\n".join(parts)
 
 

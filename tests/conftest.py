@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import ctypes
 import importlib.util
+import json
 import os
 import random
 import signal
@@ -156,6 +157,22 @@ def tiny_folder(
 def tiny_bert_folder(tiny_folder: Callable[..., Path]) -> Path:
     """A pretrained model's folder: a random BERT of 3 layers and hidden size 16, without a head. Not to be changed."""
     return tiny_folder("bert", headless=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_folder(tiny_config: Callable[..., Any], tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Llama of 2 layers whose tokenizer has an end-of-text token. Not to be changed."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llama") / "model"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(tiny_config("llama", num_hidden_layers=2)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token": "[SEP]"}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,8 @@ def test_steps_spent_waiting_are_charged(tmp_path: Path, tiny_bert_folder: Path,
 
 def stage(**changes: Any) -> Any:
     found = {"use_dynamics_of": None, "select": {"name": "all"}, "train": TrainSettings(), "seed": None}
-    return SimpleNamespace(**{"create": None, "use_model_of": None, "use_models_of": [], **found, **changes})
+    given = {"create": None, "use_model_of": None, "use_models_of": [], "model": SimpleNamespace(stage=None), "trainer": None}
+    return SimpleNamespace(**{**given, **found, **changes})
 
 
 def ledger(flops: int) -> Ledger:
@@ -140,6 +141,24 @@ def test_the_unit_is_not_known_before_its_stage_is_finished() -> None:
     alone = SimpleNamespace(baseline=None, stages={"reference": stage(), "main": stage()}, seed=0)
     assert erm_cost(alone, "main", {"reference": ledger(5)}, {}, never).source == "not yet"
     assert erm_cost(alone, "main", {"main": ledger(5)}, {}, never).source == "measured: stage main is plain fine-tuning"
+
+
+def test_the_unit_of_a_trainers_stage_is_the_plain_fine_tuning_it_goes_on_from() -> None:
+    def never() -> np.ndarray:
+        raise AssertionError("nothing is estimated here")
+
+    after = {"trainer": {"name": "dpo"}}
+    stages = {
+        "sft": stage(),
+        "dpo": stage(**after, model=SimpleNamespace(stage="sft")),
+        "grpo": stage(**after, model=SimpleNamespace(stage="dpo")),
+        "alone": stage(**after),
+    }
+    recipe = SimpleNamespace(baseline=None, stages=stages, seed=0)
+    found = erm_cost(recipe, "grpo", {"sft": ledger(5)}, {}, never)
+    assert (found.flops, found.source) == (5, "measured: stage sft is plain fine-tuning")
+    assert upstream(stages, "grpo") == ["sft", "dpo"]
+    assert erm_cost(recipe, "alone", {"alone": ledger(7)}, {}, never).flops is None
 
 
 def test_an_estimate_without_counted_batches_is_not_a_number() -> None:

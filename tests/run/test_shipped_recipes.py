@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ftft.run.reading import load_recipe, recipe_from_dict, recipe_to_dict
+from ftft.run.recipe import pretrained
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SHIPPED = sorted([*(RECIPES / "real").glob("*.yaml"), *(RECIPES / "methods").glob("*.yaml"), *(RECIPES / "lm").glob("*.yaml")])
@@ -16,7 +17,7 @@ SHIPPED = sorted([*(RECIPES / "real").glob("*.yaml"), *(RECIPES / "methods").glo
 def test_a_shipped_recipe_is_sound(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FTFT_DATA", str(tmp_path))
     recipe = load_recipe(path, [])
-    assert recipe.baseline == "erm" and recipe.main in recipe.stages and recipe.main != "erm"
+    assert recipe.baseline in ("erm", "sft") and recipe.main in recipe.stages and recipe.main != recipe.baseline
     assert {"id", "ood"} <= {one.role for one in recipe.data.evaluation.values()}
     assert recipe_from_dict(recipe_to_dict(recipe), default_name="again") == recipe
-    assert all(stage.model.sha256 is not None for stage in recipe.stages.values()), "the weights are named by their hash"
+    assert all(pretrained(recipe, name).sha256 is not None for name in recipe.stages), "the weights are named by their hash"

@@ -14,12 +14,14 @@ from ftft.dynamics.score_names import SCORES
 from ftft.errors import UserError, did_you_mean
 from ftft.methods.header import MethodHeader, SettingHeader
 from ftft.methods.questions import ASKED, QUESTIONS
-from ftft.methods.registry import list_methods, list_tasks
+from ftft.methods.registry import list_methods, list_tasks, list_trainers
 from ftft.validation import BOUND_WORDS, show
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="A question, a method, a task, a score, `scores` or `tasks`.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A question, method, task, trainer or score; `scores`, `tasks`, `trainers`.")
+    ] = None,
 ) -> None:
     """List methods, scores and tasks, or show one of them with its settings."""
     console = output_console()
@@ -28,11 +30,14 @@ def command(
         for question in QUESTIONS:
             _print_question(console, question, [method for method in every if method.question == question])
         _print_tasks(console)
+        _print_trainers(console)
         _print_scores(console)
     elif name in QUESTIONS:
         _print_question(console, name, list_methods(name))
     elif name == "tasks":
         _print_tasks(console)
+    elif name == "trainers":
+        _print_trainers(console)
     elif name == "scores":
         _print_scores(console)
     else:
@@ -40,11 +45,11 @@ def command(
 
 
 def _print_one(console: Console, name: str) -> None:
-    every = [*list_methods(), *list_tasks()]
+    every = [*list_methods(), *list_tasks(), *list_trainers()]
     question, _, short = name.rpartition(".")
     found = [method for method in every if method.name == short and question in ("", method.question)]
     if not found and name not in SCORES:
-        options = dict.fromkeys([*QUESTIONS, "tasks", "scores", *(method.name for method in every), *SCORES])
+        options = dict.fromkeys([*QUESTIONS, "tasks", "trainers", "scores", *(method.name for method in every), *SCORES])
         raise UserError(f'there is no method, task, score or question "{name}"{did_you_mean(name, options)}')
     for method in found:
         _print_method(console, method)
@@ -63,6 +68,11 @@ def _print_question(console: Console, question: str, methods: list[MethodHeader]
 def _print_tasks(console: Console) -> None:
     console.print("\n[bold]tasks[/bold]  What kind of data and model is it?")
     _print_methods(console, list_tasks())
+
+
+def _print_trainers(console: Console) -> None:
+    console.print("\n[bold]trainers[/bold]  Which trainer of TRL runs the stage?")
+    _print_methods(console, list_trainers())
 
 
 def _print_methods(console: Console, methods: list[MethodHeader]) -> None:

@@ -33,8 +33,11 @@ def command(
     try:
         with RunProgress() as progress:
             for found in verify_run(run, steps=steps, notify=progress if is_first else lambda event: None):
-                differ, count = differ or found.mismatch is not None, count + 1
+                differ, count = differ or found.mismatch is not None, count + (found.left_out is None)
                 if not is_first:
+                    continue
+                if found.left_out is not None:
+                    typer.echo(f"{found.stage}: not replayed, for {found.left_out}")
                     continue
                 what = "losses and weights" if found.weights else "losses"
                 compared = f"{found.steps} of {found.of} steps"

@@ -61,7 +61,7 @@ def load_data(
     if not files:
         raise UserError("data.train names no file; at least one is needed")
     _check_variables(files, settings.evaluation)
-    _refuse_training_files(files, settings.evaluation)
+    refuse_training_files(files, settings.evaluation)
     corrections = None
     if settings.corrections is not None:
         corrections = read_corrections(expand(settings.corrections, "data.corrections"))
@@ -88,8 +88,8 @@ def load_data(
     if settings.drop_duplicates_of_evaluation:
         train = _without_overlaps(train, overlaps)
     say("taking fingerprints")
-    train = _with_fingerprint(train)
-    sets = {name: dataclasses.replace(found, examples=_with_fingerprint(found.examples)) for name, found in sets.items()}
+    train = with_fingerprint(train)
+    sets = {name: dataclasses.replace(found, examples=with_fingerprint(found.examples)) for name, found in sets.items()}
     report = _report(train, sets, overlaps)
     if corrected is not None:
         report["corrections"] = corrected.counts
@@ -110,7 +110,7 @@ def load_examples(
     settings = DataSettings(train=files, columns=columns, labels=label_names)
     parts = [_read_part(one, settings, inputs, lambda message: None) for one in files]
     names = model_labels([part.labels for part in parts], label_names, []) if inputs.labelled else ()
-    return _with_fingerprint(_examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts]))
+    return with_fingerprint(_examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts]))
 
 
 def _check_variables(files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile]) -> None:
@@ -121,13 +121,15 @@ def _check_variables(files: Sequence[DataFile], evaluation: Mapping[str, Evaluat
             expand(file.path, f"{key}.path")
 
 
-def _refuse_training_files(files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile]) -> None:
-    """Evaluation data is never trained on: a shared file needs ``where`` filters that exclude each other."""
+def refuse_training_files(
+    files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile], reader: str = "data.train"
+) -> None:
+    """Evaluation data is never trained on: a file that ``reader`` shares needs ``where`` filters that exclude each other."""
     for name, held in evaluation.items():
         for file in files:
             if _same_source(file, held) and not _exclusive(file, held):
                 raise UserError(
-                    f"data.evaluation.{name} reads rows of {describe(held)} that data.train reads too; evaluation data cannot "
+                    f"data.evaluation.{name} reads rows of {describe(held)} that {reader} reads too; evaluation data cannot "
                     "be trained on, so give another file, or `where` filters on one column with different values"
                 )
 
@@ -353,7 +355,8 @@ def _without_overlaps(train: Examples, overlaps: Mapping[str, Overlap]) -> Examp
     return train.take(np.flatnonzero(keep))
 
 
-def _with_fingerprint(examples: Examples) -> Examples:
+def with_fingerprint(examples: Examples) -> Examples:
+    """The examples with the fingerprint of what they are now."""
     found = fingerprint_examples(examples.ids, examples.inputs, examples.labels, examples.label_names)
     return dataclasses.replace(examples, fingerprint=found)
 

@@ -4,7 +4,7 @@ A method is one frozen dataclass in one file of one of the seven folders. Its fi
 the protocol of its folder, below; state lives in what the verb returns. A method may declare, as class variables:
 
 ``needs``     what must be there: "dynamics", "losses", "scoring_model", "calibration", "gradients", "frozen_base", "pairs",
-              "blocks", "generation", "validation", "members", "weights", "base_weights", "base_predictions"
+              "blocks", "closure", "generation", "validation", "members", "weights", "base_weights", "base_predictions"
 ``offers``    what it can do: "merge", "save_adapter"
 ``tasks``     the tasks it serves, or ("*",)
 ``coupling``  what a per-example loss depends on: "none", "batch", "group" or "history"

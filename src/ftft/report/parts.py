@@ -18,7 +18,7 @@ from ftft.errors import UserError
 from ftft.methods.contract import Selection
 from ftft.methods.selection import read_selection
 from ftft.report.figures import dig, number, stage_names, whole
-from ftft.report.learning import picked_words
+from ftft.report.learning import has_own_rows, picked_words
 from ftft.report.map_values import MapValues, map_values, with_selection
 from ftft.state.manifest import is_inside
 
@@ -49,13 +49,15 @@ class DataMap:
 class Parts:
     """``maps`` by stage, those of dynamics that were given by their file in the run; their ``values`` in full, for the
     explorer; ``selections`` by stage (selections that leave something out or weigh only) and the ``rules`` they follow;
-    ``groups``: ids and group of every training row, or None; ``notes``: what could not be read, one sentence each."""
+    ``groups``: ids and group of every training row, or None; ``apart``: the maps of stages with rows of their own, of
+    which texts and groups of the training rows say nothing; ``notes``: what could not be read, one sentence each."""
 
     maps: Mapping[str, DataMap] = field(default_factory=dict)
     values: Mapping[str, MapValues] = field(default_factory=dict)
     selections: Mapping[str, Selection] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     groups: tuple[pa.Array, pa.Array] | None = None
+    apart: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
 
@@ -80,7 +82,7 @@ def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
     selections, rules = {}, {}
     for name in stage_names(result):
         path = folder / "stages" / name / "selection.parquet"
-        if path.is_file():
+        if path.is_file() and not has_own_rows(result, name):
             try:
                 selections[name] = _read_selection(path)
                 rules[name] = selections[name].rule or dig(result, "stages", name, "selection", "rule") or {}
@@ -106,7 +108,8 @@ def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
             groups = read_groups(folder / GROUPS_FILE)
         except UserError as error:
             notes.append(f"The groups are not shown: {_without_folder(error, folder)}.")
-    return Parts(maps, explored, selections, rules, groups, tuple(notes))
+    apart = frozenset(name for name in stage_names(result) if has_own_rows(result, name))
+    return Parts(maps, explored, selections, rules, groups, apart, tuple(notes))
 
 
 def _without_folder(error: UserError, folder: Path) -> str:

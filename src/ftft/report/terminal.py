@@ -204,7 +204,7 @@ def _cost(row: StageFigures) -> str:
 
 
 def _print_groups(parts: Parts, console: Console) -> None:
-    stages: list[str | None] = [*parts.maps] or [None]
+    stages: list[str | None] = [name for name in parts.maps if name not in parts.apart] or [None]
     for stage in stages:
         rows = group_rows(parts, parts.maps.get(stage) if stage is not None else None)
         if not rows:

@@ -9,18 +9,20 @@ from ftft.methods.registry import build_task
 from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
 from ftft.run.measuring import require_heads, require_packing
-from ftft.run.recipe import Recipe, Stage
+from ftft.run.recipe import Recipe, Stage, pretrained
 from ftft.run.selections import PlannedSelection, plan_selections
+from ftft.run.trainer_stages import trainer_rows
 
 
 def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = lambda text: None) -> Iterator[str]:
     """Lines for the user: models, data, warnings, plan. Raises UserError at the first thing that cannot work."""
     warnings: list[str] = []
     task = build_task(recipe.task)
-    for name, stage in recipe.stages.items():
-        header = inspect(stage.model, f"stages.{name}.model", kind=task.model)
+    for name in recipe.stages:
+        model = pretrained(recipe, name)
+        header = inspect(model, f"stages.{name}.model", kind=task.model)
         require_positions(header, task.longest, f"stages.{name}.model")
-        layers = stage.model.keep_layers or header.layers
+        layers = model.keep_layers or header.layers
         size = f"{header.kept_parameters / 1e6:.1f} M parameters"
         yield f"stage {name}: {header.architecture}, {layers} of {header.layers} layers, {size}"
         for set_name, file in recipe.data.evaluation.items():
@@ -34,9 +36,13 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
         yield f"evaluation set {set_name}: {len(one.examples):,} examples, role {one.role}, {one.split}"
     require_heads(recipe, task, data.train.label_names)
     require_packing(recipe, task, data.train.label_names)
-    plans = plan_selections(recipe, data.train)
+    own, said = trainer_rows(recipe, data, progress=progress)
+    for name, rows in own.items():
+        yield f"stage {name}: {len(rows.train):,} rows for its trainer"
+    warnings += said
+    plans = plan_selections(recipe, data.train, {name: rows.train for name, rows in own.items()})
     for name, stage in recipe.stages.items():
-        yield _plan(name, stage, plans[name], len(data.train))
+        yield _plan(name, stage, plans[name], len(own.get(name, data).train))
         if stage.stop is not None and (steering := [one for one in stage.stop.on if data.evaluation[one].role == "ood"]):
             yield f"note: stage {name} is steered by out-of-distribution validation data ({', '.join(steering)})"
     for sentence in dict.fromkeys([*warnings, *data.warnings]):

@@ -17,6 +17,7 @@ from ftft.methods.registry import build_task, header, list_methods
 from ftft.paths import variables
 from ftft.run.recipe import Recipe, Stage, evaluators
 from ftft.run.task_combinations import check_coupling, check_merging, check_packing
+from ftft.run.trainer_combinations import check_beginning, check_trainer
 
 if TYPE_CHECKING:
     from ftft.tasks.contract import Task
@@ -36,6 +37,7 @@ def check_combinations(recipe: Recipe) -> None:
     for name, stage in recipe.stages.items():
         where = f"stages.{name}"
         _check_model(stage.model, f"{where}.model")
+        check_beginning(name, stage, _before(name, recipe), where)
         _check_train(stage.train, f"{where}.train")
         check_coupling(stage, task, where)
         check_packing(stage, task, where)
@@ -46,6 +48,9 @@ def check_combinations(recipe: Recipe) -> None:
         _check_models_used(name, stage, recipe, where)
         _check_scoring(name, stage, recipe, where)
         _check_evaluators(stage, recipe.data, where)
+        if stage.data is not None:
+            _check_file(stage.data, f"{where}.data")
+        check_trainer(name, recipe, task)
 
 
 def is_path(source: str, recipe: Recipe) -> bool:
@@ -134,7 +139,8 @@ def _check_merge(file: EvaluationFile, data: DataSettings, where: str) -> None:
 
 
 def _check_model(model: ModelSettings, where: str) -> None:
-    _exactly_one({"path": model.path, "hub": model.hub, "package": model.package}, where)
+    sources = {"path": model.path, "hub": model.hub, "package": model.package}
+    _exactly_one({**sources, **({} if model.stage is None else {"stage": model.stage})}, where)
     if model.package is not None and not re.fullmatch(r"[\w.]+:\w+", model.package):
         raise UserError(f'{where}.package: "{model.package}" is not of the form module:ATTRIBUTE')
     if model.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", model.sha256):
@@ -240,6 +246,11 @@ def _check_dynamics(name: str, stage: Stage, recipe: Recipe, where: str) -> None
             f"{where}.use_dynamics_of names {which}; only a stage before it has left dynamics, so change their order"
         )
     reference = recipe.stages[source]
+    if reference.trainer is not None:
+        raise UserError(
+            f'{where}.use_dynamics_of: no score is made of what {reference.trainer["name"]} records in the stage "{source}"; '
+            "name a stage that the engine runs"
+        )
     if reference.dynamics is None:
         raise UserError(
             f'{where}.use_dynamics_of: the stage "{source}" records no dynamics; add stages.{source}.dynamics: {{mode: online}}'

@@ -41,12 +41,14 @@ def erm_cost(
     ``ledgers`` and ``summaries``: of the stages that are finished. ``lengths``: the tokens and the padded
     tokens of all training examples, int32 [N] each, asked for only where something is estimated.
     """
-    named = recipe.baseline if recipe.baseline is not None else main
+    named = recipe.baseline if recipe.baseline is not None else _before_trainers(recipe, main)
     if named not in ledgers:
         return ErmCost(None, "not yet")
     if recipe.baseline is not None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named}")
     stage = recipe.stages[named]
+    if stage.trainer is not None:
+        return ErmCost(None, "no stage is plain fine-tuning")
     if not uses(stage) and stage.select["name"] == "all" and stage.create is None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named} is plain fine-tuning")
     train, seed = stage.train, recipe.seed if stage.seed is None else stage.seed
@@ -56,6 +58,13 @@ def erm_cost(
     length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
     source = f"estimated from the counted batches of stage {named}, as {length} over all {len(every):,} examples"
     return ErmCost(flops, source)
+
+
+def _before_trainers(recipe: Any, name: str) -> str:
+    """The stage whose model ``name`` goes on from, by way of stages that trainers of TRL run; ``name`` itself where the engine
+    runs it."""
+    stage = recipe.stages[name]
+    return name if stage.trainer is None or stage.model.stage is None else _before_trainers(recipe, stage.model.stage)
 
 
 def padded_lengths(task: Task, prepared: Prepared) -> np.ndarray:

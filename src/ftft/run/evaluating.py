@@ -35,7 +35,7 @@ from ftft.models.loading import load_model
 from ftft.models.settings import ModelSettings
 from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
-from ftft.run.recipe import Recipe
+from ftft.run.recipe import Recipe, pretrained
 from ftft.state.manifest import read_manifest, write_manifest
 from ftft.tasks.contract import Task, quantities_of
 from ftft.tasks.metrics import merge_probabilities, normalise
@@ -62,8 +62,8 @@ def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
     """Evaluation set -> stage -> the sentence that says what the stage's model knows of it; only where it does."""
     found: dict[str, dict[str, str]] = {}
     task = registry.build_task(recipe.task)
-    for name, stage in recipe.stages.items():
-        header = inspect(stage.model, f"stages.{name}.model", kind=task.model)
+    for name in recipe.stages:
+        header = inspect(pretrained(recipe, name), f"stages.{name}.model", kind=task.model)
         require_positions(header, task.longest, f"stages.{name}.model")
         for set_name, file in recipe.data.evaluation.items():
             for sentence in contamination(header, file, set_name):

@@ -36,7 +36,7 @@ def require_heads(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> N
     trained."""
     for name, stage in recipe.stages.items():
         for section in of_models(stage):
-            if "base_predictions" in registry.header("evaluate", section["name"]).needs:
+            if stage.model.stage is None and "base_predictions" in registry.header("evaluate", section["name"]).needs:
                 try:
                     load_model(
                         stage.model, task.model, label_names, seed=recipe.seed, where=f"stages.{name}.model", require_head=True

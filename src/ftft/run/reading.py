@@ -19,7 +19,7 @@ import yaml
 from ftft.data.settings import DataFile
 from ftft.errors import UserError, did_you_mean, nearest
 from ftft.methods.questions import QUESTIONS
-from ftft.methods.registry import build, build_task, validate_section, validate_task
+from ftft.methods.registry import build, build_task, validate_section, validate_task, validate_trainer
 from ftft.paths import beside, expand
 from ftft.run.combinations import check_combinations, is_path
 from ftft.run.evaluators import with_predictions_measured
@@ -132,6 +132,8 @@ def named_paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
         found.append(("data.corrections", recipe.data.corrections, False))
     found += [(f"task.{name}", path, False) for name, path in _files_of(recipe).items()]
     for name, stage in recipe.stages.items():
+        if stage.data is not None and stage.data.path is not None:
+            found.append((f"stages.{name}.data.path", stage.data.path, False))
         if stage.model.path is not None:
             found.append((f"stages.{name}.model.path", stage.model.path, True))
         if stage.use_dynamics_of is not None and is_path(stage.use_dynamics_of, recipe):
@@ -157,7 +159,7 @@ def _with_named_sections(raw: Mapping[str, Any]) -> dict[str, Any]:
     stages = raw.get("stages")
     if isinstance(stages, Mapping):
         raw["stages"] = {
-            name: {key: _named_section(value) if key in SECTIONS else value for key, value in stage.items()}
+            name: {key: _named_section(value) if key in (*SECTIONS, "trainer") else value for key, value in stage.items()}
             if isinstance(stage, Mapping)
             else stage
             for name, stage in stages.items()
@@ -193,11 +195,12 @@ def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any], task: Task)
     stage = dataclasses.replace(stage, evaluate=with_predictions_measured(stage, task))
     if stage.stop is not None and stage.stop.metric is None:
         stage = dataclasses.replace(stage, stop=dataclasses.replace(stage.stop, metric=task.steering[0]))
+    trainer = None if stage.trainer is None else plain(validate_trainer(stage.trainer, join(where, "trainer")))
     sections = {section: _complete_section(section, getattr(stage, section), join(where, section)) for section in SECTIONS}
     train = stage.train
     if train.steps is not None and "epochs" not in raw.get("train", {}):
         train = dataclasses.replace(train, epochs=None)
-    return dataclasses.replace(stage, train=train, **sections)
+    return dataclasses.replace(stage, train=train, trainer=trainer, **sections)
 
 
 def _complete_section(question: str, section: Any, where: str) -> Any:
@@ -260,7 +263,8 @@ def _beside_recipe(recipe: Recipe, folder: Path) -> Recipe:
         source = stage.use_dynamics_of
         if source is not None and source not in recipe.stages:
             source = beside(source, folder)  # "cart" is a path where such a folder is there
-        stages[name] = dataclasses.replace(stage, model=moved(stage.model), use_dynamics_of=source)
+        rows = None if stage.data is None else moved(stage.data)
+        stages[name] = dataclasses.replace(stage, model=moved(stage.model), use_dynamics_of=source, data=rows)
     given = {name: beside(path, folder) for name, path in _files_of(recipe).items()}
     return dataclasses.replace(recipe, data=data, stages=stages, task={**recipe.task, **given})
 

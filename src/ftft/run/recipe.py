@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ftft.data.settings import DataSettings
+from ftft.data.settings import DataFile, DataSettings
 from ftft.engine.settings import DynamicsSettings, ModelSettings, StopSettings, TrainSettings
 from ftft.settings import setting
 
@@ -15,7 +15,17 @@ from ftft.settings import setting
 LATER_COLUMNS: dict[str, Any] = {"columns": {"inputs": None}}
 LATER: dict[str, Any] = {
     "data": {**LATER_COLUMNS, "corrections": None, "train": LATER_COLUMNS, "evaluation": {"*": LATER_COLUMNS}},
-    "stages": {"*": {"create": None, "use_model_of": None, "use_models_of": [], "train": {"end_at": None, "pack": False}}},
+    "stages": {
+        "*": {
+            "create": None,
+            "use_model_of": None,
+            "use_models_of": [],
+            "trainer": None,
+            "data": None,
+            "model": {"stage": None},
+            "train": {"end_at": None, "pack": False},
+        }
+    },
 }
 
 Section = dict[str, Any]  # {"name": method, setting: value, ...}; "name" alone may be written as a plain string
@@ -42,6 +52,12 @@ class Stage:
     combine: Section = setting({"name": "last"}, "what comes out at the end", factory=dict)
     stop: StopSettings | None = setting(None, "stop before the planned end; null trains to the end")
     dynamics: DynamicsSettings | None = setting(None, "what to record of the training dynamics; null records nothing")
+    trainer: Section | None = setting(
+        None, "a trainer of TRL that runs the stage instead of the engine (dpo, kto, grpo); it minimises its own objective"
+    )
+    data: DataFile | None = setting(
+        None, "the rows that the stage's trainer learns from; by default those of data.train, where it can read them"
+    )
     evaluate: Section | list[Section] = setting(
         {}, "what is measured, on every evaluation set and of the model; by default what the task names", factory=dict
     )
@@ -103,8 +119,19 @@ def upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
     return [other for other in stages if other in found]
 
 
+def pretrained(recipe: Recipe, name: str) -> ModelSettings:
+    """Where the model of a stage comes from in the end: of one that begins with another stage's, that one's, cut as both
+    say."""
+    own = recipe.stages[name].model
+    if own.stage is None:
+        return own
+    source = pretrained(recipe, own.stage)
+    return replace(source, keep_layers=own.keep_layers or source.keep_layers)
+
+
 def uses(stage: Stage) -> list[str]:
-    """What a stage takes from others: the source of its dynamics (a stage or a file), the stage whose model selects, and those
-    whose models it combines; each once."""
-    single = [source for source in (stage.use_dynamics_of, stage.use_model_of) if source is not None]
+    """What a stage takes from others: the model it begins with, the source of its dynamics (a stage or a file), the stage
+    whose model selects, and those whose models it combines; each once."""
+    sources = (stage.model.stage, stage.use_dynamics_of, stage.use_model_of)
+    single = [source for source in sources if source is not None]
     return list(dict.fromkeys([*single, *stage.use_models_of]))

@@ -44,9 +44,10 @@ from ftft.run.portable import portable_model, portable_path, portable_recipe, po
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
 from ftft.run.selections import learned_prior, plan_selections
-from ftft.run.stages import FinishedStage, StageRun
+from ftft.run.stages import FinishedStage, StageRun, begun_with
 from ftft.run.store import Store
 from ftft.run.telling import tell_more
+from ftft.run.trainer_stages import trainer_rows
 from ftft.state.manifest import read_guarded, write_manifest
 from ftft.tasks.contract import Task, quantities_of
 from ftft.tracking.events import EventLog
@@ -149,14 +150,15 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
     tell({"event": "start", "recipe": recipe.name})
     task = registry.build_task(recipe.task)
     data = load_data(recipe.data, inputs=task.inputs, progress=lambda text: tell({"event": "data", "text": text}))
-    plan_selections(recipe, data.train)  # refuses a selection that cannot work before an earlier stage is trained
+    own, said = trainer_rows(recipe, data, progress=lambda text: tell({"event": "data", "text": text}))
+    plan_selections(recipe, data.train, {name: one.train for name, one in own.items()})  # refuses before anything is trained
     seen = sets_seen(recipe)
     require_heads(recipe, task, data.train.label_names)
     require_packing(recipe, task, data.train.label_names)
     processes.once(begin)
-    for sentence in [*data.warnings, *said_of(seen)]:
+    for sentence in [*data.warnings, *said, *said_of(seen)]:
         warn(sentence)
-    run = _Run(recipe, data, seen, folder, tell, warn, processes)
+    run = _Run(recipe, data, own, seen, folder, tell, warn, processes)
     run.stages_in_order()
 
     def finish() -> None:
@@ -187,13 +189,14 @@ class _Run:
         self,
         recipe: Recipe,
         data: LoadedData,
+        own: Mapping[str, LoadedData],  # of stages that learn from other rows
         seen: Mapping[str, Mapping[str, str]],
         folder: Path,
         tell: Notify,
         warn: Callable[[str], None],
         processes: Processes,
     ) -> None:
-        self.seen = seen
+        self.seen, self.own = seen, own
         self.recipe, self.data, self.folder, self.tell, self.warn = recipe, data, folder, tell, warn
         self.processes = processes
         self.task: Task = registry.build_task(recipe.task)
@@ -208,8 +211,9 @@ class _Run:
     def stages_in_order(self) -> None:
         """Train and evaluate the stages; all processes together."""
         for name in self.recipe.stages:
+            data = self.own.get(name, self.data)
             stage = StageRun(
-                self.recipe, name, self.data, self.task, self.store, self.stages, self.tell, self.warn, self.processes
+                self.recipe, name, data, self.task, self.store, self.stages, self.tell, self.warn, self.processes
             ).run()
             self.stages[name] = stage
             self.evaluations[name] = self._evaluate(stage)
@@ -274,6 +278,7 @@ class _Run:
     def _measure(self, stage: FinishedStage) -> None:
         """What the evaluators say that look at the model; what that cost joins what the evaluation did."""
         own, settings = self.evaluations[stage.name], self.recipe.stages[stage.name]
+        settings = replace(settings, model=begun_with(settings.model, self.stages))
         self.measured[stage.name], cost = measure(
             settings,
             stage.folder,

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from ftft.methods.header import MethodHeader, SettingHeader
 from ftft.methods.questions import ASKED
-from ftft.methods.registry import list_methods, list_tasks
+from ftft.methods.registry import list_methods, list_tasks, list_trainers
 from ftft.run.reading import SECTIONS
 from ftft.run.recipe import Recipe, Stage
 from ftft.validation import field_types, is_union, plain, required
@@ -75,6 +75,9 @@ def _dataclass_schema(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
                     {"type": "null"} if type(None) in get_args(kind) else {"type": "array", "items": schema, "minItems": 1}
                 )
                 schema = {"anyOf": [schema, several]}
+        elif cls is Stage and field.name == "trainer":
+            schema = {"anyOf": [{"$ref": "#/$defs/trainer"}, {"type": "null"}]}
+            definitions["trainer"] = _section_schema(list_trainers(), "Which trainer of TRL runs the stage?", definitions)
         elif cls is Recipe and field.name == "task":
             schema = {"$ref": "#/$defs/task"}
             definitions["task"] = _section_schema(list_tasks(), "What kind of data and model is it?", definitions)

@@ -9,7 +9,7 @@ above the pool, shares for labels that do not exist, or epochs that will not be 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from ftft.methods.contract import Sampler, ScoringModel, Selection
 from ftft.paths import expand
 from ftft.run.creating import stand_in
 from ftft.run.recipe import Recipe, Stage
+from ftft.run.trainer_combinations import learned_rows
 from ftft.tasks.contract import quantities_of
 
 
@@ -44,8 +45,9 @@ class PlannedSelection:
     sampled: bool = False
 
 
-def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelection]:
-    """The planned selection of every stage by its name; UserError, led by the stage's path, for one that cannot work."""
+def plan_selections(recipe: Recipe, train: Examples, own: Mapping[str, Examples] | None = None) -> dict[str, PlannedSelection]:
+    """The planned selection of every stage by its name, from ``train`` or its ``own`` rows; UserError, led by the stage's path,
+    for one that cannot work."""
     plans: dict[str, PlannedSelection] = {}
     made: dict[str, Selection] = {}
     pools: dict[str, Examples] = {}
@@ -53,7 +55,7 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
     statistics, columns = quantities.dynamics, len(quantities.predictions or train.label_names)
     for name, stage in recipe.stages.items():
         where = f"stages.{name}.select"
-        pool = pools[name] = stand_in(stage, train, f"stages.{name}.create")
+        pool = pools[name] = stand_in(stage, (own or {}).get(name, train), f"stages.{name}.create")
         source = stage.use_dynamics_of
         dynamics = None
         if source in recipe.stages:
@@ -67,7 +69,8 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
             made[name], sampler = selection_and_sampler(chosen)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        steps = planned_steps(len(made[name]), stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
+        learned = len(made[name]) if stage.trainer is None else learned_rows(recipe, name, len(made[name]))
+        steps = planned_steps(learned, stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
         steps = ending_step(steps, stage.train.end_at)
         exact = source not in recipe.stages and stage.create is None and (sampler is None or stage.train.steps is not None)
         plans[name] = PlannedSelection(len(made[name]), steps, exact, sampled=sampler is not None)

@@ -26,7 +26,7 @@ from ftft.engine.loop import Training, TrainingLoop
 from ftft.engine.processes import ALONE, Processes
 from ftft.engine.provenance import provenance
 from ftft.engine.scoring import CountedScoring
-from ftft.engine.settings import StopSettings
+from ftft.engine.settings import ModelSettings, StopSettings
 from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
 from ftft.files import fingerprint, sha256_file
@@ -36,6 +36,7 @@ from ftft.methods.selection import write_selection
 from ftft.models.loading import LoadedModel, load_model, load_saved
 from ftft.models.packing import require_separate
 from ftft.paths import expand
+from ftft.run import trainer_stages
 from ftft.run.creating import Creation, create
 from ftft.run.finishing import Trained
 from ftft.run.portable import portable_model
@@ -134,8 +135,8 @@ class StageRun:
     def spec(self, model_fingerprint: str, precision: str, dynamics_key: str | None) -> dict[str, Any]:
         """Everything that determines this stage's outcome, and nothing else; its hash is the stage's key."""
         stage = without_later(asdict(self.stage), LATER_IN_STAGE)
-        for irrelevant in ("evaluate", "model", "seed", "use_dynamics_of"):
-            stage.pop(irrelevant)
+        for irrelevant in ("evaluate", "model", "seed", "use_dynamics_of", "data"):
+            stage.pop(irrelevant, None)  # data: the rows' fingerprint stands for it
         if self.stage.use_models_of:
             stage["use_models_of"] = [self.earlier[name].key for name in self.stage.use_models_of]
         if self.stage.use_model_of is not None:
@@ -169,6 +170,8 @@ class StageRun:
     def run(self) -> FinishedStage:
         """Take the stage from the store, or train it (resuming where it was interrupted)."""
         self.notify(stage_event(self.recipe, self.name))
+        if self.processes.count > 1 and self.stage.trainer is not None:
+            raise UserError(f"{self.where}: a trainer of TRL trains in one process; start it without torchrun")
         if self.processes.count > 1 and coupling_of(self.task) == "batch":
             raise UserError(
                 f"{self.where}: in {self.task.name} the loss of an example depends on its batch, which several processes would "
@@ -205,7 +208,14 @@ class StageRun:
 
     def load(self, dtype: torch.dtype | None = None) -> LoadedModel:
         """The pretrained model the stage begins with, loaded anew: training changes the weights in place."""
-        return load_model(self.stage.model, self.task.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
+        loaded = load_model(self.model, self.task.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
+        source = self.stage.model.stage
+        return loaded if source is None else replace(loaded, description={**loaded.description, "source": f"stage {source}"})
+
+    @property
+    def model(self) -> ModelSettings:
+        """Where the model is that the stage begins with: that of an earlier stage in its folder."""
+        return begun_with(self.stage.model, self.earlier)
 
     def _precision(self, device: torch.device) -> precisions.Precision:
         setting = self.stage.train.precision
@@ -244,6 +254,12 @@ class StageRun:
         started = time.perf_counter()
         ledger = Ledger()
         chosen = self.processes.once(lambda: self._select(folder, model, dynamics, ledger, accelerator.device))
+        if self.stage.trainer is not None:
+            selection, _ = selection_and_sampler(chosen)
+            rows, _ = rows_and_weights(selection, self.data.train.ids)
+            preparing = time.perf_counter() - started
+            trained = trainer_stages.train(self, folder, model, rows, ledger, accelerator, precision)
+            return trained.finish(folder, selection, preparing)
         training, assembled = self.prepare(chosen, model, ledger, accelerator, precision, folder.folder)
         preparing = time.perf_counter() - started
         outcome = TrainingLoop(training, environment=provenance()).run()
@@ -389,6 +405,13 @@ class StageRun:
         prepared = {name: self.task.prepare(one.examples, model.processor) for name, one in sets.items()}
         settings = self.stage.stop or StopSettings(patience=ENDLESS, metric=self.task.steering[0])
         return SteeringSets(self.task, sets, prepared, settings, training.precision, training.flops, lambda: training.ledger)
+
+
+def begun_with(model: ModelSettings, earlier: Mapping[str, FinishedStage]) -> ModelSettings:
+    """Settings that name a stage's model, as those of the folder it lies in; others as they are."""
+    if model.stage is None:
+        return model
+    return replace(model, stage=None, path=str(earlier[model.stage].model_folder))
 
 
 def stage_event(recipe: Recipe, name: str) -> dict[str, Any]:

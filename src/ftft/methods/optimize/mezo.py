@@ -35,7 +35,7 @@ class MeZO:
     weight_decay: float = setting(0.0, "decay per step and unit of learning rate", origin="Malladi et al. 2023", ge=0)
     seed: int = setting(0, "added to the run's seed, from which the directions are drawn", origin="ours", ge=0)
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ("closure",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "Malladi et al. 2023, arXiv 2305.17333"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class SAM:
     """Step by the gradient at the worst point nearby (sharpness-aware minimisation), with AdamW."""
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ("closure",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     paper: ClassVar[str] = "Foret et al. 2021, arXiv 2010.01412"
