@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -284,6 +286,13 @@ def test_a_bundle_of_a_folder_of_images_is_used_with_such_a_folder(tmp_path: Pat
     assert document["data"]["id_rule"][0]["rule"] == "file_name" and "class0/0.png" not in json.dumps(document)
     card = (tmp_path / "b" / "README.md").read_text()
     assert "the path of the picture in its folder" in card and "ftft select FOLDER --data train --score" in card
+    pictures = sorted((tmp_path / "copy").rglob("*.png"))
+    columns = {"image": [path.read_bytes() for path in pictures], "label": [path.parent.name for path in pictures]}
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    file = {"train": {"path": str(tmp_path / "train.parquet")}, "validation_fraction": 0.5}
+    assert call("bundle", record(tmp_path / "of_file", "image_classification", file), "--out", tmp_path / "c") == 0
+    rule = json.loads((tmp_path / "c" / "bundle.json").read_text())["data"]["id_rule"][0]
+    assert (rule["rule"], rule["columns"]) == ("content", ["image"])  # a file of images has no file names
     arguments = ("select", tmp_path / "b", "--data", tmp_path / "copy", "--score", "confidence", "--count", "3", "--out")
     assert call(*arguments, tmp_path / "s.csv") == 0
     for picture in (tmp_path / "copy" / "class0").iterdir():

@@ -38,6 +38,7 @@ def test_every_score_is_told_by_name_and_what_is_better_is_said_in_one_place() -
         assert name in MEASURES and (told.lower, told.share) == (name in LOWER_IS_BETTER, name not in UNBOUNDED)
         assert EarlyStopping(StopSettings(metric=name)).higher_is_better != told.lower
     assert set(LOWER_IS_BETTER) | set(UNBOUNDED) <= set(MEASURES)
+    assert not measure_of("auroc").lower and measure_of("ece").lower and measure_of("brier").lower and measure_of("loss").lower
     corrected = measure_of("prior_corrected.macro_f1")
     assert (corrected.words, corrected.figure(0.5)) == ("prior-corrected macro-F1", "50.0")
     assert measure_of("ece").figure(0.1) == "10.0" and measure_of("log_loss").figure(0.1) == "0.100"
