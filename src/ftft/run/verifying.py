@@ -21,6 +21,7 @@ from ftft.data.examples import LoadedData
 from ftft.data.loading import load_data
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import HASHED_STEP, TrainingLoop
+from ftft.engine.precision import weights_in
 from ftft.engine.processes import Processes, join_processes
 from ftft.engine.provenance import differences, provenance
 from ftft.errors import UserError
@@ -175,8 +176,7 @@ class _Replay:
             self.notify, lambda sentence: self.notify({"event": "warning", "text": sentence}), self.processes,
         )  # fmt: skip
         precision = self.recorded["precision"]
-        dtype = torch.float64 if precision == "fp64" else torch.float32
-        model = run.load(dtype)
+        model = run.load(weights_in(precision))
         dynamics, dynamics_key = run.dynamics_to_use()
         spec = run.spec(model.fingerprint, precision, dynamics_key)
         changed = self._changed_parts(spec) if stage_key(spec) != self.recorded["key"] else []
