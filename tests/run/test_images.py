@@ -17,6 +17,7 @@ from ftft.dynamics.parquet import read_dynamics
 from ftft.engine.processes import Processes
 from ftft.errors import UserError
 from ftft.methods.registry import build_task
+from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
 from ftft.run.evaluating import evaluate_saved
 from ftft.run.reading import check_files, recipe_from_dict
@@ -94,6 +95,7 @@ def test_ftft_on_a_vit_from_files_to_a_model_that_transformers_loads(data_folder
     )
     run = run_recipe(recipe)
     result = read_result(run)
+    assert '"texts":null,' in write_report(run, texts=True).read_text(encoding="utf-8")  # an image is none
     assert result["stages"]["main"]["selection"]["examples"] == 24
     assert result["stages"]["erm"]["evaluation"]["elsewhere"]["metrics"]["accuracy"]["value"] > 0.9
     costs = [result["stages"][name]["ledger"]["effective"]["training"]["flops"] for name in ("erm", "reference")]
@@ -117,6 +119,8 @@ def test_ftft_on_two_towers(data_folder, tiny_clip_folder, tmp_path):
     assert list(check_models_and_data(recipe))[-1] == "the recipe is sound"
     run = run_recipe(recipe)
     result = read_result(run)
+    page = write_report(run, texts=True).read_text(encoding="utf-8")
+    assert '"text_columns":["text"]' in page and f'["{CAPTIONS["dark"]}"],["{CAPTIONS["light"]}"]' in page
     assert result["stages"]["main"]["selection"]["examples"] == 24
     assert result["stages"]["erm"]["evaluation"]["test"]["metrics"]["accuracy"]["value"] > 0.7
     dynamics = read_dynamics(run / "stages/reference/dynamics.parquet")

@@ -97,6 +97,21 @@ def test_an_untouched_run_is_verified_and_nothing_is_changed(
     assert tree(home) == before
 
 
+def test_all_steps_of_a_sampler_are_replayed_however_many_were_planned(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampled = {
+        "train": {"epochs": 3, "batch_size": 8, "precision": "fp32"},
+        "optimize": {"name": "adamw", "learning_rate": 1e-3},
+        "select": {"name": "infobatch", "prune": 0.9, "delta": 0.9},
+    }
+    folder = run_recipe(tiny_recipe(tmp_path, tiny_bert_folder, {"main": sampled}))
+    taken = len(json.loads((folder / "result.json").read_text())["stages"]["main"]["training"]["losses"])
+    assert 12 < taken < 33
+    code, out, _ = verify(capsys, folder, "--steps", "1000")
+    assert code == 0 and f"main: {taken} of {taken} steps match in losses and weights\n" in out
+
+
 def test_the_recorded_number_of_threads_is_taken_and_put_back(
     finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
+from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile, require_target
 from ftft.dynamics.score_names import MINIMUM_EPOCHS
 from ftft.engine.settings import ModelSettings, TrainSettings
 from ftft.errors import UserError, did_you_mean
@@ -275,10 +275,9 @@ def _check_scoring(name: str, stage: Stage, recipe: Recipe, where: str) -> None:
         raise UserError(f'{where}.use_model_of: there is no stage "{other}"{did_you_mean(other, earlier)}')
     if other is not None and other not in earlier:
         raise UserError(f'{where}.use_model_of names "{other}", which is not finished before; name an earlier stage')
-    target, allowed = stage.select.get("target"), validation_sets(recipe.data)
-    if target is not None and target not in allowed:
-        what = "is a test set, and test sets are only reported" if target in recipe.data.evaluation else "is no evaluation set"
-        raise UserError(f'{where}.select.target: "{target}" {what}; name a validation set ({", ".join(allowed)})')
+    target = stage.select.get("target")
+    if target is not None:
+        require_target(target, validation_sets(recipe.data), recipe.data.evaluation, where)
 
 
 def _check_evaluators(stage: Stage, data: DataSettings, where: str) -> None:

@@ -1,8 +1,9 @@
 """Replay the first steps of a finished run's stages and compare them with what the run kept, bit for bit.
 
 Compared are what each stage learned from (ids and weights, in order), the mean loss of every step (a float64, which JSON keeps
-exactly), and the hash of the trainable weights after step :data:`~ftft.engine.loop.HASHED_STEP`. The replay takes the
-precision, the number of threads and, for a run on the CPU, the device from the run's records. It writes nothing.
+exactly), and the hash of the trainable weights after step :data:`~ftft.engine.loop.HASHED_STEP`, or after the last one of a
+shorter training. The replay takes the precision, the number of threads and, for a run on the CPU, the device from the run's
+records. It writes nothing.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ class _Replay:
         training.keep_best = False
         loop = TrainingLoop(training)
         loop.hashed = {int(step) for step in _hashes(self.recorded["training"])}
-        loop.walk.end = min(loop.walk.end, steps, len(self.recorded["training"]["losses"]))
+        loop.walk.most_steps = min(steps, len(self.recorded["training"]["losses"]))
         loop.run()
         return loop.losses, loop.weights, notes, mismatch
 
