@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import struct
+import sys
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,8 @@ from ftft.data.inputs import TaskInputs
 from ftft.data.loading import load_data, load_examples
 from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
 from ftft.errors import UserError
+from ftft.models.processors import require_image_processor
+from ftft.models.small import image_processor
 
 Image = pytest.importorskip("PIL.Image")
 IMAGES = TaskInputs(({"image": "image"},))
@@ -169,8 +173,24 @@ def test_numbers_that_are_no_image(tmp_path, value, said):
     good = [[[0, 1, 2]]] if value and isinstance(value[0], list) and isinstance(value[0][0], list) else good
     good = [0, 1] if value == [1, 2, 3] else good
     file = parquet(tmp_path / "bad.parquet", [good, value])
-    with pytest.raises(UserError, match=rf"bad.parquet, row [12]: the image.*({said})"):
+    row = 1 if value == [1, 2, 3] else 2  # a column of such lists holds nothing else
+    with pytest.raises(UserError, match=rf"bad.parquet, row {row}: the image.*({said})"):
         pixels_of(file)
+
+
+def test_a_missing_pillow_is_one_sentence_wherever_it_is_missed(tmp_path, monkeypatch):
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((2, 2, 3), dtype=np.uint8)).save(stream, "PNG")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    sentence = r"images are read with the package pillow, which is not installed: pip install \"ftft\[image\]\"$"
+    for where, call in (
+        ("^", lambda: decode(stream.getvalue())),
+        ("^", image_processor),
+        ("^stages.erm.model: ", lambda: require_image_processor(SimpleNamespace(path=tmp_path), "stages.erm.model")),
+    ):
+        with pytest.raises(UserError, match=where + sentence):
+            call()
 
 
 def test_missing_files_and_folders_without_classes(tmp_path):

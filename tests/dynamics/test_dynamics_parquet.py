@@ -120,6 +120,17 @@ def test_other_programs_may_reorder_columns_and_use_plain_lists(random_dynamics,
     assert_equal(read_dynamics(path), dynamics)
 
 
+def test_columns_may_be_dropped_and_added_but_not_renamed_by_damage(random_dynamics, tmp_path):
+    path = tmp_path / "d.parquet"
+    write_dynamics(random_dynamics(20, 2), path)
+    table = pq.read_table(path)
+    rewritten(path, table.drop_columns("gold").append_column("note", pa.array(["x"] * 20)))
+    assert read_dynamics(path).gold is None
+    rewritten(path, table.rename_columns({"gold": "gomd"}).replace_schema_metadata(table.schema.metadata))
+    with pytest.raises(UserError, match="is damaged: it was written with a column gold, which has another name now"):
+        read_dynamics(path)
+
+
 def test_damage_is_refused_in_one_sentence(random_dynamics, tmp_path):
     dynamics = random_dynamics(20, 2)
     path = tmp_path / "d.parquet"

@@ -15,6 +15,8 @@ from ftft.models.loading import load_saved
 from ftft.run.reading import recipe_from_dict, recipe_to_dict
 from ftft.run.recipe import Recipe
 from ftft.run.runner import run_recipe
+from ftft.run.validating import With
+from ftft.tasks.pixels import as_model
 
 TRAIN = {"steps": 8, "batch_size": 8, "precision": "fp32"}
 
@@ -30,6 +32,18 @@ def members(method: Any, **changes: Any) -> dict[str, Any]:
 def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     result = json.loads((folder / "result.json").read_text())
     return dict(load_saved(folder.parent / ".store" / result["stages"][stage]["key"][:20] / "model")[0].state_dict())
+
+
+def test_weights_that_are_put_in_get_pixels_in_their_precision() -> None:
+    """Convolutions refuse another one, and a model without weights of its own must say which."""
+    inner = torch.nn.Conv2d(3, 2, 2)
+    state = {name: value.double() for name, value in inner.state_dict().items()}
+    pixels = torch.randn(1, 3, 4, 4)
+    inputs = as_model(With(inner, state), {"input": pixels, "input_ids": torch.ones(1, 2, dtype=torch.int64)})
+    assert inputs["input_ids"].dtype == torch.int64
+    found = With(inner, state)(input=inputs["input"])
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, inner(pixels).double(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["uniform_soup", "greedy_soup", "learned_soup"])

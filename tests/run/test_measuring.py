@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from ftft.errors import UserError
+from ftft.methods.evaluate.forgetting import Forgetting
 from ftft.report.page import page
 from ftft.report.parts import load_parts
 from ftft.report.terminal import print_result
+from ftft.run import measuring
 from ftft.run.evaluating import evaluate_saved
 from ftft.run.overrides import apply_override
 from ftft.run.reading import recipe_from_dict, recipe_to_dict
@@ -77,6 +81,55 @@ def test_figures_stand_in_result_page_and_table(tmp_path: Path, tuned_folder: Pa
     again = result_of(run_recipe(recipe))["stages"]["erm"]
     assert again["reused"] and again["measured"] == stage["measured"]
     assert again["reporting_ledger"] == stage["reporting_ledger"], "measured once"
+
+
+def test_what_was_measured_is_made_in_a_locked_folder_and_a_damaged_file_again(
+    tmp_path: Path, tuned_folder: Path, tiny_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = with_forget(tiny_recipe, tmp_path, tuned_folder, [PLAIN, {"name": "forgetting", "resamples": 40}])
+    held: list[bool] = []
+    real = Forgetting.evaluate
+
+    def evaluate(self: Any, view: Any, *, seed: int) -> Any:
+        with pytest.raises(UserError, match="is already working in"), view.kept.lock():
+            pass
+        held.append(True)
+        return real(self, view, seed=seed)
+
+    monkeypatch.setattr(Forgetting, "evaluate", evaluate)
+    stage = result_of(run_recipe(recipe))["stages"]["erm"]
+    kept = tmp_path / "runs" / ".store" / stage["key"][:20]
+    (file,) = (kept / "measured").glob("*.json")
+    half = [kept / name / ".abc.parquet.x1y2z3w4.tmp" for name in ("measured", "predictions_before")]
+    for path in half:
+        path.write_text("half")
+    text = file.read_text()
+    run_recipe(recipe)
+    assert held == [True] and not any(path.exists() for path in half)
+    file.write_text(re.sub(r'("value": 0\.\d)', r"\g<1>1", text, count=1))  # still JSON, with another number
+    assert file.read_text() != text
+    assert result_of(run_recipe(recipe))["stages"]["erm"]["measured"] == stage["measured"] and held == [True, True]
+
+
+def test_the_model_before_training_is_in_the_precision_of_the_stage(
+    tmp_path: Path, tuned_folder: Path, tiny_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: dict[str, torch.dtype] = {}
+    real, predict = Forgetting.evaluate, measuring.ready
+
+    def evaluate(self: Any, view: Any, *, seed: int) -> Any:
+        kinds.update({name: next(model.parameters()).dtype for name, model in (("base", view.base()), ("own", view.model()))})
+        return real(self, view, seed=seed)
+
+    def ready(model: Any, processor: Any, precision: Any) -> Any:
+        kinds["before"] = next(model.parameters()).dtype
+        return predict(model, processor, precision)
+
+    monkeypatch.setattr(Forgetting, "evaluate", evaluate)
+    monkeypatch.setattr(measuring, "ready", ready)
+    train = {"steps": 2, "batch_size": 8, "precision": "fp64"}
+    run_recipe(with_forget(tiny_recipe, tmp_path, tuned_folder, [PLAIN, {"name": "forgetting", "resamples": 9}], train=train))
+    assert kinds == dict.fromkeys(("base", "own", "before"), torch.float64)
 
 
 def test_an_evaluator_of_models_alone_has_the_plain_one_beside_it(

@@ -128,16 +128,23 @@ def test_a_model_folder_that_a_kill_left_half_written_is_neither_listed_nor_kept
 
 def test_predictions_of_a_model_that_is_trained_anew_are_not_kept(store, stage, warned):
     finish(stage)
-    stage.predictions.mkdir()
-    (stage.predictions / "abc.parquet").write_text("of the model before")
+    names = ["measured", "predictions", "predictions_before"]
+    assert sorted(folder.name for folder in stage.made_later) == names
+    for folder in stage.made_later:
+        folder.mkdir()
+        (folder / "abc.parquet").write_text("of the model before")
     stage.path("model/weights.bin").unlink()
     found = again(store)
-    assert not found.finished and found.predictions.exists()
+    assert not found.finished and all(folder.exists() for folder in found.made_later)
     found.describe(SPEC)
-    assert not found.predictions.exists()
-    finish(found).predictions.mkdir()
+    assert not any(folder.exists() for folder in found.made_later)
+    for folder in finish(found).made_later:
+        folder.mkdir()
     again(store).describe(SPEC)
-    assert found.predictions.exists(), "those of a sound stage stay"
+    assert all(folder.exists() for folder in found.made_later), "those of a sound stage stay"
+    (found.folder / "finished.json").unlink()
+    again(store).describe(SPEC)
+    assert not any(folder.exists() for folder in found.made_later), "nothing says whose they are"
 
 
 def test_a_linked_result_is_refused(stage, tmp_path):

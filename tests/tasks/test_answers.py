@@ -56,6 +56,7 @@ def test_a_number_has_one_form(text: str, number: str | None) -> None:
 
 def test_a_reference_without_an_answer_is_never_met() -> None:
     assert is_right("so 4.0 it is", "= 4", "number")
+    assert is_right("#### 4.0", "#### 4", "marked") and not is_right("4.0", "4", "text")
     assert not is_right("none", "none", "number") and not is_right("5", "4", "number")
 
 

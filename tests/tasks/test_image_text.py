@@ -181,6 +181,8 @@ def test_what_cannot_be_is_refused(loaded, tiny_clip_folder, tiny_vit_folder):
         ImageText()
     with pytest.raises(UserError, match='task.captions has none for the label "dog"'):
         ImageText(captions={"cat": "a cat"}, max_length=32).prepare(examples(TEXTS), loaded.processor)
+    with pytest.raises(UserError, match=r"task.max_length is 2, but the tokenizer's \d special tokens leave no room"):
+        ImageText(captions=CAPTIONS, max_length=2).prepare(examples(TEXTS), loaded.processor)
     with pytest.raises(UserError, match="positions for 32 tokens"):
         ImageText(captions=CAPTIONS).prepare(examples(TEXTS), loaded.processor)
     with pytest.raises(UserError, match="has no tokenizer"):

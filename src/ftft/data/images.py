@@ -7,6 +7,7 @@ compared by what they show.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import struct
 import warnings
@@ -169,9 +170,14 @@ def _decode_file(value: bytes) -> np.ndarray:
         raise NotAnImage(f"is damaged and cannot be decoded ({reason})") from None
 
 
+def require_pillow(where: str = "") -> None:
+    """UserError, led by ``where`` (such as "model: "), where the package that reads images is missing."""
+    if importlib.util.find_spec("PIL") is None:
+        raise UserError(f'{where}images are read with the package pillow, which is not installed: pip install "ftft[image]"')
+
+
 def _pillow() -> tuple[Any, Any]:
-    try:
-        from PIL import Image, ImageOps
-    except ModuleNotFoundError:
-        raise UserError('images are read with the package pillow, which is not installed: pip install "ftft[image]"') from None
+    require_pillow()
+    from PIL import Image, ImageOps
+
     return Image, ImageOps.exif_transpose

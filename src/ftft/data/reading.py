@@ -60,9 +60,9 @@ def format_of(path: Path, given: str | None = None) -> str:
 def read_table(file: DataFile, wanted: Sequence[str]) -> pa.Table:
     """The rows of ``file`` that its ``where`` keeps, up to its ``limit``, in file order.
 
-    ``wanted``: the columns to keep. Beside them the table
-    has the int64 column ``LINE``, where each row starts in the file (1-based; the row's number for Parquet and the hub);
-    :func:`place` words it. Integers and floats in one column become floats; NaN becomes null.
+    ``wanted``: the columns to keep. Beside them the table has the int64 column ``LINE``, where each row starts in the file
+    (1-based; the row's number for Parquet and the hub); :func:`place` words it. Integers and floats in one column become
+    floats; NaN becomes null.
 
     Raises UserError, one sentence with file and line, for everything that can be wrong with a file.
     """

@@ -220,11 +220,18 @@ def _header(parquet: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
 
 
 def _refuse_renamed(written: Any, names: list[str], path: Path | str) -> None:
-    """UserError for a damaged name: columns may be dropped and added, but none is missing beside a new one of its length."""
-    lengths = {len(name) for name in names if not isinstance(written, list) or name not in written}
-    for name in written if isinstance(written, list) else ():
-        if name not in names and len(name) in lengths:
+    """UserError for a damaged name: columns may be dropped and added, but none is missing beside a new one that differs from it
+    in one character, as a damaged byte makes it."""
+    if not isinstance(written, list):
+        return
+    added = [name for name in names if name not in written]
+    for name in written:
+        if name not in names and any(_one_apart(str(name), other) for other in added):
             raise UserError(f"{path} is damaged: it was written with a column {name}, which has another name now")
+
+
+def _one_apart(one: str, other: str) -> bool:
+    return len(one) == len(other) and sum(a != b for a, b in zip(one, other)) == 1
 
 
 def _is_string(kind: pa.DataType) -> bool:

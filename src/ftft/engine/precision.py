@@ -30,6 +30,11 @@ def has_native_bf16(device: torch.device) -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
 
 
+def weights_in(precision: str) -> torch.dtype:
+    """What the weights are kept in: bf16 is of the products alone."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
 def resolve(precision: Literal["auto", "fp32", "bf16", "fp64"], device: torch.device) -> Precision:
     """The precision a setting means on this device: ``auto`` is bf16 where that is native and measurably faster."""
     if precision != "auto":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftft.data.images import require_pillow
 from ftft.errors import UserError
 from ftft.models.folder import IMAGE_PROCESSOR_FILES, ModelFolder, require_tokenizer
 from ftft.models.kinds import ModelKind
@@ -64,10 +65,7 @@ def require_image_processor(folder: ModelFolder, where: str) -> None:
             f"{where}: {folder.path} has no {IMAGE_PROCESSOR_FILES[0]}, which says how the model wants its images; copy the "
             "base model's file beside it"
         )
-    if importlib.util.find_spec("PIL") is None:
-        raise UserError(
-            f'{where}: a model of images needs the package pillow, which is not installed: pip install "ftft[image]"'
-        )
+    require_pillow(f"{where}: ")
 
 
 def load_image_processor(folder: ModelFolder, where: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftft.errors import UserError
+from ftft.data.images import require_pillow
 from ftft.models.heads import seeded
 from ftft.models.processors import ImagesAndTexts
 from ftft.models.quiet import quiet_transformers
@@ -33,10 +33,7 @@ def write_vit(folder: Path, *, layers: int = 6, seed: int = 0) -> Path:
 
 def image_processor() -> Any:
     """Scales to [-1, 1] and resizes to 8 x 8 where a picture has another size."""
-    try:
-        import PIL  # noqa: F401
-    except ModuleNotFoundError:
-        raise UserError('images are read with the package pillow, which is not installed: pip install "ftft[image]"') from None
+    require_pillow()
     import transformers
 
     # Where processors have several backends the one on Pillow has a name of its own.

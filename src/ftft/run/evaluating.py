@@ -42,6 +42,14 @@ from ftft.tasks.metrics import merge_probabilities, normalise
 
 FORMAT_VERSION = 1
 
+Ready = tuple[torch.nn.Module, Any, precisions.Precision]  # a model where it computes, its processor, the precision
+
+
+def ready(model: torch.nn.Module, processor: Any, precision: Any) -> Ready:
+    """A model to predict with: on the accelerator where there is one, "auto" resolved for it."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device), processor, precisions.resolve(precision, device)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -125,7 +133,7 @@ def evaluate(
     where: str,
     seed: int,
     training_prior: np.ndarray | None,
-    load_model: Callable[[], tuple[Any, Any, Any]],
+    load_model: Callable[[], Ready],
     notify: Callable[[dict[str, Any]], None] = lambda event: None,
     processes: Processes = ALONE,
 ) -> Evaluation:
@@ -170,7 +178,7 @@ def predictions_on_all(
     folder: Path,
     data: LoadedData,
     task: Task,
-    load_model: Callable[[], tuple[Any, Any, Any]],
+    load_model: Callable[[], Ready],
     notify: Callable[[dict[str, Any]], None],
     processes: Processes,
 ) -> tuple[dict[str, np.ndarray], Ledger]:
@@ -192,9 +200,7 @@ def predictions_on_all(
     return result, ledger
 
 
-def _predict_one(
-    path: Path, one: EvaluationSet, task: Task, loaded: tuple[Any, Any, Any], processes: Processes
-) -> tuple[np.ndarray, Ledger]:
+def _predict_one(path: Path, one: EvaluationSet, task: Task, loaded: Ready, processes: Processes) -> tuple[np.ndarray, Ledger]:
     model, processor, precision = loaded
     started, flops, cost = time.perf_counter(), FlopCounter(), Ledger()
     prepared = task.prepare(one.examples, processor)
@@ -277,10 +283,9 @@ def evaluate_saved(
         said = ", ".join(f"{own} as {name}" for own, name in zip(own_names, names))
         notify({"event": "warning", "text": f"{model} does not name its classes; they are taken in order: {said}"})
 
-    def load() -> tuple[Any, Any, Any]:
+    def load() -> Ready:
         loaded = load_model(settings, task.model, data.train.label_names, seed=recipe.seed, require_head=True)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return loaded.model.to(device), loaded.processor, precisions.resolve("auto", device)
+        return ready(loaded.model, loaded.processor, "auto")
 
     prior, from_model = _prior_of_saved(model, data)
     stage = recipe.stages[recipe.main] if recipe.main else next(reversed(recipe.stages.values()))

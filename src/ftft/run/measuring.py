@@ -14,14 +14,18 @@ import numpy as np
 import torch
 
 from ftft.engine.ledger import Ledger
+from ftft.engine.precision import weights_in
 from ftft.engine.processes import ALONE, Processes
 from ftft.errors import UserError
-from ftft.files import fingerprint, read_json, write_json
+from ftft.files import fingerprint
 from ftft.methods import registry
-from ftft.models.loading import load_model, load_saved
+from ftft.models.loading import LoadedModel, load_model, load_saved
 from ftft.models.packing import require_separate
+from ftft.run.evaluating import Ready, ready
 from ftft.run.evaluators import of_models
 from ftft.run.recipe import Recipe, Stage
+from ftft.run.store import StageFolder
+from ftft.state.manifest import read_guarded, write_manifest
 from ftft.tasks.contract import Task
 from ftft.tasks.metrics import merge_probabilities, normalise
 
@@ -65,7 +69,8 @@ class StageModel:
     task: Task
     seed: int
     data: LoadedData
-    folder: Path
+    kept: StageFolder
+    precision: str
     own: Mapping[str, np.ndarray]
     before: Mapping[str, np.ndarray]
 
@@ -75,11 +80,11 @@ class StageModel:
 
     def model(self) -> torch.nn.Module:
         """The model in the stage's folder."""
-        return load_saved(self.folder / "model", self.task.model)[0]
+        return load_saved(self.kept.path("model"), self.task.model)[0]
 
     def base(self) -> torch.nn.Module:
         """The model the stage began with, loaded as it was then."""
-        return load_model(self.stage.model, self.task.model, self.data.train.label_names, seed=self.seed).model
+        return _base(self.stage, self.task, self.data, self.seed, self.precision).model
 
     def probabilities(self, name: str) -> np.ndarray:
         return self.own[name]
@@ -96,7 +101,7 @@ Predict = Callable[..., tuple[dict[str, np.ndarray], Ledger]]
 
 def measure(
     stage: Stage,
-    folder: Path,
+    folder: StageFolder,
     data: LoadedData,
     task: Task,
     probabilities: Mapping[str, np.ndarray],
@@ -108,13 +113,13 @@ def measure(
     notify: Callable[[dict[str, Any]], None],
     processes: Processes = ALONE,
 ) -> tuple[dict[str, Mapping[str, Any]], Ledger]:
-    """The figures of every evaluator that looks at the model, by name, and what they cost. ``folder``: the finished stage's.
-    ``probabilities``: of its model, on each set's own classes. All processes together."""
+    """The figures of every evaluator that looks at the model, by name, and what they cost. ``folder``: the finished stage's,
+    locked. ``probabilities``: of its model, on each set's own classes. All processes together."""
     found, ledger = {}, Ledger()
     for section in of_models(stage):
         name = section["name"]
         asked = {"section": section, "seed": seed, "sets": _described(data)}
-        path = folder / "measured" / f"{name}-{fingerprint(asked)[:20]}.json"
+        path = folder.measured / f"{name}-{fingerprint(asked)[:20]}.json"
         kept = processes.once(lambda: _kept(path))  # noqa: B023 - called at once
         if kept is None:
             method = registry.build("evaluate", section, "evaluate")
@@ -122,7 +127,7 @@ def measure(
             cost = Ledger()
             if "base_predictions" in method.needs:
                 before, cost = _before(stage, folder, data, task, predict, stage_seed, precision, notify, processes)
-            view = StageModel(stage, task, stage_seed, data, folder, probabilities, before)
+            view = StageModel(stage, task, stage_seed, data, folder, precision, probabilities, before)
             kept = processes.once(lambda: _measured(path, method, view, seed, cost))  # noqa: B023 - called at once
         found[name], spent = kept
         ledger = ledger.merge(Ledger.from_json(spent))
@@ -133,7 +138,7 @@ def _measured(path: Path, method: Any, view: StageModel, seed: int, cost: Ledger
     started = time.perf_counter()
     figures = method.evaluate(view, seed=seed)
     cost.add("evaluation", seconds=time.perf_counter() - started)
-    write_json(path, {"figures": dict(figures), "ledger": cost.to_json()}, kind="measured", version=VERSION)
+    write_manifest(path, {"figures": dict(figures), "ledger": cost.to_json()}, kind="measured", version=VERSION)
     kept = _kept(path)
     assert kept is not None
     return kept
@@ -142,7 +147,7 @@ def _measured(path: Path, method: Any, view: StageModel, seed: int, cost: Ledger
 def _kept(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
     """What was measured before; None where nothing was, or where its file is damaged."""
     try:
-        document = read_json(path, kind="measured", version=VERSION)
+        document = read_guarded(path, kind="measured", version=VERSION)
         return document["figures"], document["ledger"]
     except (UserError, KeyError):
         return None
@@ -150,7 +155,7 @@ def _kept(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
 
 def _before(
     stage: Stage,
-    folder: Path,
+    folder: StageFolder,
     data: LoadedData,
     task: Task,
     predict: Predict,
@@ -162,13 +167,18 @@ def _before(
     """What the model said before training of the sets that hold earlier knowledge."""
     earlier = {name: one for name, one in data.evaluation.items() if one.role == "forget"}
 
-    def load() -> tuple[Any, Any, Any]:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = load_model(stage.model, task.model, data.train.label_names, seed=seed, require_head=True)
-        return loaded.model.to(device), loaded.processor, precision
+    def load() -> Ready:
+        loaded = _base(stage, task, data, seed, precision, require_head=True)
+        return ready(loaded.model, loaded.processor, precision)
 
     reduced = dataclasses.replace(data, evaluation=earlier)
-    return predict(folder / "predictions_before", reduced, task, load, notify, processes)
+    return predict(folder.predictions_before, reduced, task, load, notify, processes)
+
+
+def _base(stage: Stage, task: Task, data: LoadedData, seed: int, precision: str, *, require_head: bool = False) -> LoadedModel:
+    """The model a stage begins with, in the precision it was trained in."""
+    names, dtype = data.train.label_names, weights_in(precision)
+    return load_model(stage.model, task.model, names, seed=seed, dtype=dtype, require_head=require_head)
 
 
 def _described(data: LoadedData) -> dict[str, Any]:

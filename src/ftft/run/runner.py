@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from ftft.data.examples import Examples, LoadedData
 from ftft.data.loading import load_data
@@ -37,7 +38,16 @@ from ftft.methods.selection import read_selection
 from ftft.models.loading import load_saved
 from ftft.paths import expand
 from ftft.run.costs import ErmCost, erm_cost, given_dynamics, lengths_of, upstream, whole_cost
-from ftft.run.evaluating import Evaluation, evaluate, predictions_on_all, said_of, sets_seen, write_named_predictions
+from ftft.run.evaluating import (
+    Evaluation,
+    Ready,
+    evaluate,
+    predictions_on_all,
+    ready,
+    said_of,
+    sets_seen,
+    write_named_predictions,
+)
 from ftft.run.evaluators import of_predictions
 from ftft.run.measuring import measure, require_heads, require_packing
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
@@ -45,8 +55,8 @@ from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
 from ftft.run.selections import learned_prior, plan_selections
 from ftft.run.stages import FinishedStage, StageRun, begun_with
-from ftft.run.store import Store
-from ftft.run.telling import tell_more
+from ftft.run.store import StageFolder, Store
+from ftft.run.telling import data_summary, stamps, tell_more
 from ftft.run.trainer_stages import trainer_rows
 from ftft.state.manifest import read_guarded, write_manifest
 from ftft.tasks.contract import Task, quantities_of
@@ -216,8 +226,9 @@ class _Run:
                 self.recipe, name, data, self.task, self.store, self.stages, self.tell, self.warn, self.processes
             ).run()
             self.stages[name] = stage
-            self.evaluations[name] = self._evaluate(stage)
-            self._measure(stage)
+            with self._locked(stage) as kept:
+                self.evaluations[name] = self._evaluate(stage, kept)
+                self._measure(stage, kept)
             if self.processes.is_first:
                 sets, cost = _headline(self.evaluations[name], self.seen, self.compared), self._cost(name)
                 self.tell({"event": "evaluated", "stage": name, "metric": self.compared[0], "sets": sets, "cost": cost})
@@ -245,43 +256,48 @@ class _Run:
             "main": main,
             "baseline": self.recipe.baseline,
             "provenance": provenance(),
-            "data": self._data_summary(),
+            "data": data_summary(self.data, self.seen),
             "compared": list(self.compared),
             "stages": {name: {**self._stage_summary(name), **told[name]} for name in self.stages},
             "warnings": portable_sentences(warnings, self.recipe),
-            "stamps": portable_sentences(self._stamps(), self.recipe),
+            "stamps": portable_sentences(stamps(self.recipe, self.stages, self.data), self.recipe),
         }
 
-    def _evaluate(self, stage: FinishedStage) -> Evaluation:
-        def load() -> tuple[Any, Any, Any]:
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            model, processor = load_saved(stage.model_folder, self.task.model)
-            return model.to(device), processor, stage.summary["precision"]
-
+    @contextmanager
+    def _locked(self, stage: FinishedStage) -> Iterator[StageFolder]:
+        """A finished stage's folder, in which nobody else writes: another run that shares the stage finds what is made of its
+        model instead of making it too."""
         folder = self.store.stage_folder(stage.key)
         lock = folder.lock(wait=lambda text: self.tell({"event": "waiting", "stage": stage.name, "text": text}))
-        with self.processes.holding(lock):  # another run that shares the stage finds its predictions instead of making them too
-            self.processes.once(lambda: remove_killed_writes(folder.predictions))
-            return evaluate(
-                folder.predictions,
-                self.data,
-                self.task,
-                of_predictions(self.recipe.stages[stage.name]),
-                where=f"stages.{stage.name}.evaluate",
-                seed=self.recipe.seed,
-                training_prior=self._learned_prior(stage),
-                load_model=load,
-                notify=lambda event: self.tell({"stage": stage.name, **event}),
-                processes=self.processes,
-            )
+        with self.processes.holding(lock):
+            for place in folder.made_later:
+                self.processes.once(partial(remove_killed_writes, place))
+            yield folder
 
-    def _measure(self, stage: FinishedStage) -> None:
+    def _evaluate(self, stage: FinishedStage, kept: StageFolder) -> Evaluation:
+        def load() -> Ready:
+            return ready(*load_saved(stage.model_folder, self.task.model), stage.summary["precision"])
+
+        return evaluate(
+            kept.predictions,
+            self.data,
+            self.task,
+            of_predictions(self.recipe.stages[stage.name]),
+            where=f"stages.{stage.name}.evaluate",
+            seed=self.recipe.seed,
+            training_prior=self._learned_prior(stage),
+            load_model=load,
+            notify=lambda event: self.tell({"stage": stage.name, **event}),
+            processes=self.processes,
+        )
+
+    def _measure(self, stage: FinishedStage, kept: StageFolder) -> None:
         """What the evaluators say that look at the model; what that cost joins what the evaluation did."""
         own, settings = self.evaluations[stage.name], self.recipe.stages[stage.name]
         settings = replace(settings, model=begun_with(settings.model, self.stages))
         self.measured[stage.name], cost = measure(
             settings,
-            stage.folder,
+            kept,
             self.data,
             self.task,
             own.predictions,
@@ -347,46 +363,6 @@ class _Run:
                 for set_name, figures in evaluation.sets.items()
             },
         }
-
-    def _data_summary(self) -> dict[str, Any]:
-        train = self.data.train
-        counts = np.bincount(train.labels, minlength=len(train.label_names))
-        sets = {
-            name: {
-                "role": one.role,
-                "split": one.split,
-                "n": len(one.examples),
-                "fingerprint": one.examples.fingerprint,
-                "seen_by": dict(self.seen.get(name, {})),
-            }
-            for name, one in self.data.evaluation.items()
-        }
-        return {
-            "label_names": list(train.label_names),
-            "train": {
-                "n": len(train),
-                "fingerprint": train.fingerprint,
-                "classes": {label: int(count) for label, count in zip(train.label_names, counts)},
-            },
-            "evaluation": sets,
-            **({"corrections": self.data.report["corrections"]} if "corrections" in self.data.report else {}),
-        }
-
-    def _stamps(self) -> list[str]:
-        """What a reader of the figures must know."""
-        stamps = []
-        for name, stage in self.stages.items():
-            # By the roles of this recipe: a stage of the store may have been trained when another gave the set another role.
-            steering = [one for one in stage.summary["steered_by"] if self.data.evaluation[one].role == "ood"]
-            if steering:
-                stamps.append(f"stage {name} was steered by out-of-distribution validation data: {', '.join(steering)}")
-            if stage.summary["resume_differences"]:
-                stamps.append(
-                    f"stage {name} was resumed under other conditions: {'; '.join(stage.summary['resume_differences'])}"
-                )
-            for source in given_dynamics(self.recipe.stages, name):
-                stamps.append(f"the cost of stage {name} does not hold what recording the dynamics in {source} cost")
-        return stamps
 
 
 def _headline(evaluation: Evaluation, seen: Mapping[str, Any], compared: Sequence[str]) -> dict[str, Any]:

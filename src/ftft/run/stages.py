@@ -180,8 +180,7 @@ class StageRun:
         on_cpu = self.processes.count > 1 and self.processes.device == "cpu"
         accelerator = Accelerator(cpu=on_cpu)
         precision = self._precision(accelerator.device)
-        dtype = torch.float64 if precision == "fp64" else torch.float32
-        model = self.load(dtype)
+        model = self.load(precisions.weights_in(precision))
         self.learn_from(create(self, model, accelerator.device))
         dynamics, dynamics_key = self.dynamics_to_use()
         spec = self.spec(model.fingerprint, precision, dynamics_key)

@@ -112,6 +112,21 @@ class StageFolder:
         return self.folder / "predictions"
 
     @property
+    def predictions_before(self) -> Path:
+        """The same of the model before training."""
+        return self.folder / "predictions_before"
+
+    @property
+    def measured(self) -> Path:
+        """The folder of what was measured of the finished model itself, which comes after ``finish`` too."""
+        return self.folder / "measured"
+
+    @property
+    def made_later(self) -> tuple[Path, ...]:
+        """The folders that are filled after ``finish``; each file in them has a checksum of its own."""
+        return self.predictions, self.predictions_before, self.measured
+
+    @property
     def finished(self) -> bool:
         """Whether the stage is finished and all result files are there with their sizes; damage gives a warning."""
         return self.verify(full=False)
@@ -137,7 +152,7 @@ class StageFolder:
 
     def describe(self, spec: Mapping[str, Any]) -> None:
         """Begin work: write ``stage.json`` unless it is there, and take away what must not be found in the results: the
-        record of results that are damaged, predictions of a model that will be trained anew, half-written files.
+        record of results that are damaged, what was made of a model that will be trained anew, half-written files.
 
         ``spec`` is what :func:`stage_key` made the key of (ValueError otherwise). Call it with the lock held.
         """
@@ -146,16 +161,19 @@ class StageFolder:
         if not self._check_key():
             write_json(self.folder / _STAGE, {"key": self.key, "spec": dict(spec)}, kind="stage", version=STAGE_VERSION)
         remove_killed_writes(self.folder)
-        # New results of the same sizes beside an old record would look finished before they are.
         finished = self.folder / _FINISHED
-        if finished.exists() and not self.verify():
-            try:
-                finished.unlink()
-                flush_folder(self.folder)
-                if self.predictions.exists():
-                    shutil.rmtree(self.predictions)
-            except OSError as error:
-                raise explain_os_error(error, finished) from error
+        if self.verify():
+            return
+        try:
+            # Before the record: without it nothing would tell that they are of another model.
+            for folder in self.made_later:
+                if folder.exists():
+                    shutil.rmtree(folder)
+            # New results of the same sizes beside an old record would look finished before they are.
+            finished.unlink(missing_ok=True)
+            flush_folder(self.folder)
+        except OSError as error:
+            raise explain_os_error(error, finished) from error
 
     def finish(self, payload: Mapping[str, Any]) -> None:
         """Flush and list every result file, write ``finished.json`` last, then remove the resume checkpoints.

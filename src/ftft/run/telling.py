@@ -1,4 +1,5 @@
-"""What a result tells of a stage beyond its own figures: means and differences to the baseline, and why they came about."""
+"""What a result tells beyond the figures of each stage: means and differences to the baseline and why they came about, the
+data, and what a reader must know."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from ftft.methods import registry
 from ftft.methods.selection import read_selection
 from ftft.paths import expand
 from ftft.run.comparing import compare
+from ftft.run.costs import given_dynamics
 from ftft.run.diagnosing import class_prior, diagnose_map
 from ftft.run.evaluating import Evaluation
 from ftft.run.evaluators import of_predictions
@@ -115,3 +117,44 @@ def _copied(source: str, where: str, folder: Path, file: str) -> tuple[Dynamics,
     dynamics = open_dynamics(expand(source, where))
     write_dynamics(dynamics, folder / file)
     return dynamics, file
+
+
+def data_summary(data: LoadedData, seen: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """What ``result.json`` says of the data; ``seen``: evaluation set -> stage -> what its model knows of it."""
+    train = data.train
+    counts = np.bincount(train.labels, minlength=len(train.label_names))
+    sets = {
+        name: {
+            "role": one.role,
+            "split": one.split,
+            "n": len(one.examples),
+            "fingerprint": one.examples.fingerprint,
+            "seen_by": dict(seen.get(name, {})),
+        }
+        for name, one in data.evaluation.items()
+    }
+    return {
+        "label_names": list(train.label_names),
+        "train": {
+            "n": len(train),
+            "fingerprint": train.fingerprint,
+            "classes": {label: int(count) for label, count in zip(train.label_names, counts)},
+        },
+        "evaluation": sets,
+        **({"corrections": data.report["corrections"]} if "corrections" in data.report else {}),
+    }
+
+
+def stamps(recipe: Recipe, stages: Mapping[str, FinishedStage], data: LoadedData) -> list[str]:
+    """What a reader of the figures must know."""
+    found = []
+    for name, stage in stages.items():
+        # By the roles of this recipe: a stage of the store may have been trained when another gave the set another role.
+        steering = [one for one in stage.summary["steered_by"] if data.evaluation[one].role == "ood"]
+        if steering:
+            found.append(f"stage {name} was steered by out-of-distribution validation data: {', '.join(steering)}")
+        if stage.summary["resume_differences"]:
+            found.append(f"stage {name} was resumed under other conditions: {'; '.join(stage.summary['resume_differences'])}")
+        for source in given_dynamics(recipe.stages, name):
+            found.append(f"the cost of stage {name} does not hold what recording the dynamics in {source} cost")
+    return found

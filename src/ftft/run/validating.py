@@ -87,7 +87,7 @@ class WeightsOnValidation:
         """The task's outputs under these weights, in evaluation mode, with gradients to ``state``'s tensors; the backward pass,
         which the caller makes, is charged at twice the forward pass."""
         with self._charged(times=3), self.steering.flops.count("functional", *batch.shape):
-            return self.steering.task.forward(_With(self.model.eval(), state), batch)
+            return self.steering.task.forward(With(self.model.eval(), state), batch)
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The mean loss of a batch."""
@@ -101,12 +101,13 @@ class WeightsOnValidation:
         self.steering.books().add("evaluation", flops=spent, seconds=time.perf_counter() - started)
 
 
-class _With(torch.nn.Module):
+class With(torch.nn.Module):
     """A model that computes with other weights than its own."""
 
     def __init__(self, model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.inner, self.state = [model], dict(state)  # in a list: not a submodule, whose weights would count as ours
+        self.dtype = next(value.dtype for value in state.values() if value.is_floating_point())
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
         return torch.func.functional_call(self.inner[0], self.state, args, inputs)

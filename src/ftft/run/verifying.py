@@ -22,6 +22,7 @@ from ftft.data.examples import LoadedData
 from ftft.data.loading import load_data
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import HASHED_STEP, TrainingLoop
+from ftft.engine.precision import weights_in
 from ftft.engine.processes import Processes, join_processes
 from ftft.engine.provenance import differences, provenance
 from ftft.errors import UserError
@@ -183,8 +184,7 @@ class _Replay:
             self.notify, lambda sentence: self.notify({"event": "warning", "text": sentence}), self.processes,
         )  # fmt: skip
         precision = self.recorded["precision"]
-        dtype = torch.float64 if precision == "fp64" else torch.float32
-        model = run.load(dtype)
+        model = run.load(weights_in(precision))
         if run.stage.create is not None:  # what was made is the data of what is replayed
             run.data = replace(run.data, train=read_created(self.folder / "stages" / self.name / CREATED).examples)
         dynamics, dynamics_key = run.dynamics_to_use()

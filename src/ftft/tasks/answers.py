@@ -6,7 +6,8 @@ Three ways to read it, by what the texts of a data set look like:
     number   the last number of the text
     text     the whole text, runs of white space as one blank
 
-Numbers are compared as numbers: without thousands' commas, ``$``, ``%`` and a full stop behind them, 4.0 as 4.
+A number, also one that is all that stands behind the mark, is compared as a number: without thousands' commas, ``$``, ``%``
+and a full stop behind it, 4.0 as 4. With ``text`` nothing is: "4.0" is another text than "4".
 """
 
 from __future__ import annotations

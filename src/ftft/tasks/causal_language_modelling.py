@@ -34,7 +34,7 @@ from ftft.paths import expand
 from ftft.settings import setting
 from ftft.tasks.answers import is_right
 from ftft.tasks.chats import asked_of, behind_a_turn, read_template, require_template, tokenised_chats
-from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits, batch_of
+from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits, batch_of, wide
 from ftft.tasks.decoding import Counting, Written, end_tokens, greedy, pad_token, written_to
 from ftft.tasks.packing import SEQUENCE, first_fit, owners
 from ftft.tasks.sequences import EXACT_MATCH, IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
@@ -234,7 +234,7 @@ class CausalLanguageModelling:
 
         units = self.unit_logits(outputs, batch)
         losses = torch.nn.functional.cross_entropy(
-            _wide(units.logits), units.targets, reduction="none", label_smoothing=label_smoothing
+            wide(units.logits), units.targets, reduction="none", label_smoothing=label_smoothing
         )
         total = losses.new_zeros(len(batch)).index_add(0, units.example, losses)
         return total / self.units(batch).to(total.dtype).clamp(min=1)
@@ -250,7 +250,7 @@ class CausalLanguageModelling:
         """Every target token is a unit: logits [U, V]."""
         targets = batch.extra["targets"]
         where = targets != IGNORED
-        return UnitLogits(_wide(outputs[where]), targets[where], owners(batch)[where])
+        return UnitLogits(wide(outputs[where]), targets[where], owners(batch)[where])
 
     def record(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         """The statistics of every sequence (:mod:`ftft.tasks.sequences`), each float32 [B]."""
@@ -370,9 +370,3 @@ def _beginning(processor: Any) -> list[int]:
     """The beginning-of-text token, where the tokenizer puts one before a text by itself."""
     begins = processor.bos_token_id
     return [begins] if begins is not None and processor("a")["input_ids"][:1] == [begins] else []
-
-
-def _wide(logits: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return logits if logits.dtype == torch.float64 else logits.float()

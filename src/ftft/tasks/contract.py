@@ -93,6 +93,13 @@ def batch_of(examples: Examples, rows: np.ndarray, weights: np.ndarray | None, i
     )
 
 
+def wide(logits: torch.Tensor) -> torch.Tensor:
+    """Logits to compute losses with: float64 from a float64 model, else float32 (under autocast a model gives bfloat16)."""
+    import torch
+
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 @runtime_checkable
 class Task(Protocol):
     """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data.

@@ -13,7 +13,7 @@ import numpy as np
 
 from ftft.data.inputs import TaskInputs
 from ftft.tasks.class_logits import ClassLogits
-from ftft.tasks.contract import Batch, Prepared, batch_of
+from ftft.tasks.contract import Batch, Prepared, batch_of, wide
 from ftft.tasks.pixels import as_model, pixel_values, prepare_images
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ class ImageClassification(ClassLogits):
     """Assign one of C classes to an image."""
 
     name: ClassVar[str] = "image_classification"
-    offers: ClassVar[tuple[str, ...]] = ("recipes",)
     inputs: ClassVar[TaskInputs] = TaskInputs(({"image": "image"},))
     model: ClassVar[str] = "image_classification"
 
@@ -49,7 +48,4 @@ class ImageClassification(ClassLogits):
 
     def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [B, C]: float64 from a float64 model, else float32 (under autocast the model gives bfloat16)."""
-        import torch
-
-        logits = model(**as_model(model, batch.inputs)).logits
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return wide(model(**as_model(model, batch.inputs)).logits)

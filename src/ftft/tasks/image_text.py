@@ -24,8 +24,9 @@ from ftft.data.inputs import TaskInputs
 from ftft.errors import UserError, did_you_mean
 from ftft.settings import setting
 from ftft.tasks.class_logits import ClassLogits
-from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits, batch_of
+from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits, batch_of, wide
 from ftft.tasks.pixels import as_model, pixel_values, prepare_images
+from ftft.tasks.text_classification import require_length
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,6 @@ class ImageText(ClassLogits):
     max_length: int = setting(77, "tokens of a text, special ones included", origin="CLIP", ge=2)
 
     name: ClassVar[str] = "image_text"
-    offers: ClassVar[tuple[str, ...]] = ("recipes",)
     coupling: ClassVar[str] = "batch"
     merges: ClassVar[bool] = False  # a set is classified by the captions of its own labels
     inputs: ClassVar[TaskInputs] = TaskInputs(({"image": "image", "text": "text"},))
@@ -58,16 +58,13 @@ class ImageText(ClassLogits):
         return self.max_length
 
     def prepare(self, examples: Examples, processor: Any) -> Prepared:
-        """Process the images, tokenise texts and captions. UserError for a label without a caption."""
+        """Process the images, tokenise texts and captions. UserError for a label without a caption, and as
+        :func:`ftft.tasks.text_classification.require_length`."""
         for label in examples.label_names:
             if label not in self.captions:
                 raise UserError(f'task.captions has none for the label "{label}"{did_you_mean(label, self.captions)}')
         tokenizer = processor.tokenizer
-        if self.max_length > tokenizer.model_max_length:
-            limit = tokenizer.model_max_length
-            raise UserError(
-                f"task.max_length is {self.max_length}, but the model has positions for {limit} tokens; give at most {limit}"
-            )
+        require_length(self.max_length, tokenizer)
         tokens, lengths = self._tokens(tokenizer, examples.inputs["text"].to_pylist())
         captions, caption_lengths = self._tokens(tokenizer, [self.captions[label] for label in examples.label_names])
         storage = {
@@ -102,13 +99,10 @@ class ImageText(ClassLogits):
     def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Logits of the images for the batch's texts, [B, B], and in evaluation mode for the captions too, [B, B + C]: float64
         from a float64 model, else float32."""
-        import torch
-
         inputs = as_model(model, batch.inputs)
         if not model.training:
             inputs |= {"input_ids": batch.extra["ids_and_captions"], "attention_mask": batch.extra["mask_and_captions"]}
-        logits = model(**inputs).logits_per_image
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return wide(model(**inputs).logits_per_image)
 
     def per_example_loss(self, outputs: torch.Tensor, batch: Batch, *, label_smoothing: float = 0.0) -> torch.Tensor:
         """The loss of each pair among those of its batch, in nats [B]; smoothing spreads over the batch."""

@@ -48,9 +48,9 @@ def pixel_values(storage: Mapping[str, Any], rows: np.ndarray) -> torch.Tensor:
 def as_model(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inputs with their fractions in the precision of the model's weights, which convolutions ask for."""
     weight = next(model.parameters(), None)
-    if weight is None:  # a model that computes with weights it is given
-        return dict(inputs)
-    return {name: value.to(weight.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    # A model that computes with weights it is given has none of its own, and says in which precision they are.
+    dtype: Any = model.dtype if weight is None else weight.dtype
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
 
 
 def _processed(values: pa.Array, processor: Any) -> np.ndarray:

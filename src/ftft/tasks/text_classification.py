@@ -18,7 +18,7 @@ from ftft.data.inputs import TEXTS, TaskInputs
 from ftft.errors import UserError
 from ftft.settings import setting
 from ftft.tasks.class_logits import ClassLogits
-from ftft.tasks.contract import Batch, Prepared, batch_of
+from ftft.tasks.contract import Batch, Prepared, batch_of, wide
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ class TextClassification(ClassLogits):
 
         Raises UserError when ``max_length`` is more than the model has positions for, or too small for a text.
         """
-        self._require_length(processor, pair="text_pair" in examples.inputs)
+        require_length(self.max_length, processor, pair="text_pair" in examples.inputs)
         columns = [examples.inputs["text"]] + ([examples.inputs["text_pair"]] if "text_pair" in examples.inputs else [])
         input_ids, token_types, lengths = [], [], []
         for start in range(0, len(examples), CHUNK):
@@ -97,23 +97,22 @@ class TextClassification(ClassLogits):
 
     def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [B, C]: float64 from a float64 model, else float32 (under autocast the model gives bfloat16)."""
-        import torch
+        return wide(model(**batch.inputs).logits)
 
-        logits = model(**batch.inputs).logits
-        return logits if logits.dtype == torch.float64 else logits.float()
 
-    def _require_length(self, processor: Any, *, pair: bool) -> None:
-        limit = processor.model_max_length
-        if self.max_length > limit:
-            raise UserError(
-                f"task.max_length is {self.max_length}, but the model has positions for {limit} tokens; give at most {limit}"
-            )
-        special = processor.num_special_tokens_to_add(pair=pair)
-        if self.max_length <= special:
-            raise UserError(
-                f"task.max_length is {self.max_length}, but the tokenizer's {special} special tokens leave no room for the "
-                f"text; give at least {special + (2 if pair else 1)}"
-            )
+def require_length(max_length: int, tokenizer: Any, *, pair: bool = False) -> None:
+    """UserError where ``task.max_length`` is more than the model has positions for, or leaves no room for a text."""
+    limit = tokenizer.model_max_length
+    if max_length > limit:
+        raise UserError(
+            f"task.max_length is {max_length}, but the model has positions for {limit} tokens; give at most {limit}"
+        )
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    if max_length <= special:
+        raise UserError(
+            f"task.max_length is {max_length}, but the tokenizer's {special} special tokens leave no room for the text; give "
+            f"at least {special + (2 if pair else 1)}"
+        )
 
 
 def _fill_empty(tokens: list[list[int]], processor: Any) -> list[list[int]]:
