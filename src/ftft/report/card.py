@@ -45,7 +45,11 @@ def model_card(result: Mapping[str, Any]) -> str:
     """The card in Markdown with its YAML front matter, of a result that may lack anything."""
     main = str(result.get("main") or "")
     task = str(dig(result, "recipe", "task", "name") or "text_classification")
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": PIPELINES.get(task, "other")}
+    several = dig(result, "stages", main, "artefact", "kind") == "predictor"
+    front: dict[str, Any] = {
+        "library_name": "ftft" if several else "transformers",
+        "pipeline_tag": PIPELINES.get(task, "other"),
+    }
     front["tags"] = ["ftft", *(["dataset-cartography"] if dig(result, "recipe", "stages", main, "use_dynamics_of") else [])]
     base = dig(result, "recipe", "stages", main, "model", "hub")
     if isinstance(base, str):
@@ -55,6 +59,7 @@ def model_card(result: Mapping[str, Any]) -> str:
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {safe(str(result.get('name') or 'model'))}",
         safe(f"Fine-tuned with ftft; this is the model of stage {main}." if main else "Fine-tuned with ftft."),
+        "Several models that answer together: `model, tokenizer = ftft.load(folder)` loads them as one." if several else "",
         safe(found.sentence),
         safe(found.caution),
         *_labels(result),

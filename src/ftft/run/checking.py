@@ -9,6 +9,7 @@ from ftft.methods.registry import build_task
 from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
 from ftft.run.measuring import require_heads
+from ftft.run.other_models import inspected
 from ftft.run.recipe import Recipe, Stage
 from ftft.run.selections import PlannedSelection, plan_selections
 
@@ -23,6 +24,11 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
         layers = stage.model.keep_layers or header.layers
         size = f"{header.kept_parameters / 1e6:.1f} M parameters"
         yield f"stage {name}: {header.architecture}, {layers} of {header.layers} layers, {size}"
+        for set_name, file in recipe.data.evaluation.items():
+            warnings += contamination(header, file, set_name)
+    for name, role, header in inspected(recipe, task):
+        size = f"{header.kept_parameters / 1e6:.1f} M parameters"
+        yield f"stage {name}, {role}: {header.architecture}, {header.layers} layers, {size}"
         for set_name, file in recipe.data.evaluation.items():
             warnings += contamination(header, file, set_name)
     data = load_data(recipe.data, inputs=task.inputs, progress=progress)

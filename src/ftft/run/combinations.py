@@ -15,7 +15,9 @@ from ftft.errors import UserError, did_you_mean
 from ftft.methods.questions import OF_MODELS, QUESTIONS
 from ftft.methods.registry import build_task, header, list_methods
 from ftft.paths import variables
+from ftft.run.other_models import check_other_models, check_predictor
 from ftft.run.recipe import Recipe, Stage, evaluators
+from ftft.run.search_space import check_search
 
 if TYPE_CHECKING:
     from ftft.tasks.contract import Task
@@ -34,6 +36,9 @@ def check_combinations(recipe: Recipe) -> None:
     for name, stage in recipe.stages.items():
         where = f"stages.{name}"
         _check_model(stage.model, f"{where}.model")
+        check_other_models(stage, where)
+        for role, model in stage.other_models.items():
+            _check_model(model, f"{where}.other_models.{role}")
         _check_train(stage.train, f"{where}.train")
         _check_micro_batches(stage.train, task, f"{where}.train")
         _check_stop(stage, recipe.data, task, where)
@@ -43,6 +48,8 @@ def check_combinations(recipe: Recipe) -> None:
         _check_models_used(name, stage, recipe, where)
         _check_scoring(name, stage, recipe, where)
         _check_evaluators(stage, recipe.data, where)
+        check_predictor(stage, recipe, where)
+        check_search(stage, recipe.data, task, where)
 
 
 def is_path(source: str, recipe: Recipe) -> bool:
@@ -261,8 +268,8 @@ def _check_models_used(name: str, stage: Stage, recipe: Recipe, where: str) -> N
             raise UserError(f'{where}.use_models_of names "{other}", which is not finished before; name earlier stages')
         if other in stage.use_models_of[:place]:
             raise UserError(f'{where}.use_models_of names "{other}" twice; name each stage once')
-    if stage.use_models_of and "members" not in found.needs:
-        takers = [method.name for method in list_methods("combine") if "members" in method.needs]
+    if stage.use_models_of and "members" not in (*found.needs, *found.offers):
+        takers = [method.name for method in list_methods("combine") if "members" in (*method.needs, *method.offers)]
         raise UserError(f"{where}.use_models_of is given, and {found.name} combines no other models; use {', '.join(takers)}")
     if "members" in found.needs and not stage.use_models_of:
         raise UserError(f"{where}.combine: {found.name} combines several models; name their stages in {where}.use_models_of")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from ftft.engine.loop import Outcome, Training, best_folder
 from ftft.engine.provenance import provenance
 from ftft.errors import UserError
 from ftft.methods import registry
-from ftft.methods.contract import Adapted, Checkpoint, Selection
+from ftft.methods.contract import Adapted, Artefact, Checkpoint, Selection
+from ftft.methods.predictors import save_predictor
 from ftft.models.loading import LoadedModel, load_saved
 from ftft.models.saving import save_model
 from ftft.run.selections import learned_prior
@@ -47,10 +49,9 @@ class Trained:
         combiner = registry.build("combine", run.stage.combine, f"{run.where}.combine")
         validation = self._validation() if "validation" in needs_of(combiner) else None
         artefact = combiner.combine(self._base_state, [*self._checkpoints(), *self._members()], validation)
-        plain = self._plain(artefact.state)
         prior = dict(zip(run.data.train.label_names, learned_prior(selection, run.data.train).tolist()))
         metadata = {"lineage": list(self.model.description.get("lineage", ())), "training_prior": prior}
-        save_model(folder.path("model"), plain, self.model.processor, metadata=metadata)
+        parameters = self._save(folder.path("model"), artefact, metadata)
         if training.dynamics is not None:
             write_dynamics(training.dynamics.dynamics(), folder.path("dynamics.parquet"))
         training.ledger.observe_memory("training")
@@ -58,7 +59,7 @@ class Trained:
             "model": dict(self.model.description),
             "seed": run.seed,
             "precision": training.precision,
-            "parameters": sum(p.numel() for p in plain.parameters()),
+            "parameters": parameters,
             "trainable_parameters": sum(p.numel() for group in training.optimizer.param_groups for p in group["params"]),
             "artefact": {"kind": artefact.kind, "step": artefact.step},
             "selection": {"rule": dict(selection.rule), "counts": dict(selection.counts), "examples": len(selection)},
@@ -99,6 +100,25 @@ class Trained:
     def _validation(self) -> WeightsOnValidation:
         plain = self.run.load().model
         return WeightsOnValidation(self.run.steering(self.model, self.training), plain.to(self.training.accelerator.device))
+
+    def _save(self, place: Path, artefact: Artefact, metadata: Mapping[str, Any]) -> int:
+        """Save what ``combine`` made; the number of its parameters."""
+        run, processor = self.run, self.model.processor
+        if artefact.kind != "predictor":
+            plain = self._plain(artefact.state)
+            save_model(place, plain, processor, metadata=metadata)
+            return sum(one.numel() for one in plain.parameters())
+        dtype = next(iter(self.adapted.model.parameters())).dtype
+
+        def member(name: str) -> torch.nn.Module:
+            # Anew: a state may be the trained model's own tensors, which loading another into that model would overwrite.
+            model = run.load(dtype).model
+            model.load_state_dict(artefact.members[name])
+            return model
+
+        models: dict[str, Any] = {name: partial(member, name) for name in artefact.members}
+        models |= {role: partial(lambda role: run.other_model(role, dtype).model, role) for role in run.stage.other_models}
+        return save_predictor(place, run.stage.combine, run.task.model, models, processor, metadata=metadata)
 
     def _plain(self, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         """The model as it was loaded, with the weights of ``state``."""

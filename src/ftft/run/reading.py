@@ -134,6 +134,9 @@ def named_paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
     for name, stage in recipe.stages.items():
         if stage.model.path is not None:
             found.append((f"stages.{name}.model.path", stage.model.path, True))
+        for role, model in stage.other_models.items():
+            if model.path is not None:
+                found.append((f"stages.{name}.other_models.{role}.path", model.path, True))
         if stage.use_dynamics_of is not None and is_path(stage.use_dynamics_of, recipe):
             found.append((f"stages.{name}.use_dynamics_of", stage.use_dynamics_of, False))
     return found
@@ -258,7 +261,8 @@ def _beside_recipe(recipe: Recipe, folder: Path) -> Recipe:
         source = stage.use_dynamics_of
         if source is not None and source not in recipe.stages:
             source = beside(source, folder)  # "cart" is a path where such a folder is there
-        stages[name] = dataclasses.replace(stage, model=moved(stage.model), use_dynamics_of=source)
+        others = {role: moved(model) for role, model in stage.other_models.items()}
+        stages[name] = dataclasses.replace(stage, model=moved(stage.model), other_models=others, use_dynamics_of=source)
     given = {name: beside(path, folder) for name, path in _files_of(recipe).items()}
     return dataclasses.replace(recipe, data=data, stages=stages, task={**recipe.task, **given})
 

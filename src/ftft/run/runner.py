@@ -32,13 +32,14 @@ from ftft.files import (
     write_text,
 )
 from ftft.methods import registry
+from ftft.methods.predictors import load_finished
 from ftft.methods.selection import read_selection
-from ftft.models.loading import load_saved
 from ftft.paths import expand
 from ftft.run.costs import ErmCost, erm_cost, given_dynamics, padded_lengths, upstream, whole_cost
 from ftft.run.evaluating import Evaluation, evaluate, predictions_on_all, said_of, sets_seen, write_named_predictions
 from ftft.run.evaluators import of_predictions
 from ftft.run.measuring import measure, require_heads
+from ftft.run.other_models import require_other_models
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
@@ -151,6 +152,7 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
     plan_selections(recipe, data.train)  # refuses a selection that cannot work before an earlier stage is trained
     seen = sets_seen(recipe)
     require_heads(recipe, task, data.train.label_names)
+    require_other_models(recipe, task)
     processes.once(begin)
     for sentence in [*data.warnings, *said_of(seen)]:
         warn(sentence)
@@ -249,7 +251,7 @@ class _Run:
     def _evaluate(self, stage: FinishedStage) -> Evaluation:
         def load() -> tuple[Any, Any, Any]:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            model, processor = load_saved(stage.model_folder, self.task.model)
+            model, processor = load_finished(stage.model_folder, self.task.model)
             return model.to(device), processor, stage.summary["precision"]
 
         folder = self.store.stage_folder(stage.key)
@@ -303,7 +305,7 @@ class _Run:
         return self._erm
 
     def _padded_lengths(self, name: str) -> np.ndarray:
-        _, processor = load_saved(self.stages[name].model_folder, self.task.model)
+        _, processor = load_finished(self.stages[name].model_folder, self.task.model)
         return padded_lengths(self.task, self.task.prepare(self.data.train, processor))
 
     def _cost(self, name: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from ftft.files import fingerprint, sha256_file
 from ftft.methods import registry
 from ftft.methods.contract import Objective, Sampler, Selection
 from ftft.methods.selection import write_selection
+from ftft.models.folder import open_folder
 from ftft.models.loading import LoadedModel, load_model, load_saved
 from ftft.paths import expand
 from ftft.run.finishing import Trained
@@ -131,6 +132,8 @@ class StageRun:
             stage["use_models_of"] = [self.earlier[name].key for name in self.stage.use_models_of]
         if self.stage.use_model_of is not None:
             stage["use_model_of"] = self.earlier[self.stage.use_model_of].key
+        if self.stage.other_models:
+            stage["other_models"] = {role: self._fingerprint_of(role) for role in self.stage.other_models}
         target = self.selection_target()
         stage["train"].pop("checkpoint_seconds")
         for question in ("select", "adapt", "objective", "optimize", "combine"):
@@ -188,6 +191,23 @@ class StageRun:
     def load(self, dtype: torch.dtype | None = None) -> LoadedModel:
         """The pretrained model the stage begins with, loaded anew: training changes the weights in place."""
         return load_model(self.stage.model, self.task.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
+
+    def other_model(self, role: str, dtype: torch.dtype | None = None) -> LoadedModel:
+        """A pretrained model that a method needs beside the stage's own."""
+        return load_model(
+            self.stage.other_models[role],
+            self.task.model,
+            self.data.train.label_names,
+            seed=self.seed,
+            where=f"{self.where}.other_models.{role}",
+            dtype=dtype,
+            require_head=True,
+        )
+
+    def _fingerprint_of(self, role: str) -> str:
+        settings = self.stage.other_models[role]
+        folder = open_folder(settings, f"{self.where}.other_models.{role}")
+        return folder.fingerprint(folder.hashes(), settings, tuple(map(str, self.data.train.label_names)))
 
     def _precision(self, device: torch.device) -> precisions.Precision:
         setting = self.stage.train.precision
