@@ -11,6 +11,7 @@ from ftft.models.known import contamination
 from ftft.run.measuring import require_heads
 from ftft.run.other_models import inspected
 from ftft.run.recipe import Recipe, Stage
+from ftft.run.search_space import require_sampler
 from ftft.run.selections import PlannedSelection, plan_selections
 
 
@@ -38,11 +39,18 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     yield f"training data: {len(data.train):,} examples{f' ({counts})' if counts else ''}"
     for set_name, one in data.evaluation.items():
         yield f"evaluation set {set_name}: {len(one.examples):,} examples, role {one.role}, {one.split}"
+    require_sampler(recipe)
     require_heads(recipe, task, data.train.label_names)
     plans = plan_selections(recipe, data.train)
     for name, stage in recipe.stages.items():
         yield _plan(name, stage, plans[name], len(data.train))
-        if stage.stop is not None and (steering := [one for one in stage.stop.on if data.evaluation[one].role == "ood"]):
+        if stage.search is not None:
+            yield (
+                f"stage {name}: {stage.search.trials:,} trials of {stage.search.steps:,} steps come first, of "
+                f"{', '.join(stage.search.space)}, by {stage.search.metric} on {', '.join(stage.search.on)}"
+            )
+        by = [*(stage.stop.on if stage.stop else []), *(stage.search.on if stage.search else [])]
+        if steering := [one for one in dict.fromkeys(by) if data.evaluation[one].role == "ood"]:
             yield f"note: stage {name} is steered by out-of-distribution validation data ({', '.join(steering)})"
     for sentence in dict.fromkeys([*warnings, *data.warnings]):
         yield f"warning: {sentence}"

@@ -49,7 +49,7 @@ def check_combinations(recipe: Recipe) -> None:
         _check_scoring(name, stage, recipe, where)
         _check_evaluators(stage, recipe.data, where)
         check_predictor(stage, recipe, where)
-        check_search(stage, recipe.data, task, where)
+        check_search(stage, task, validation_sets(recipe.data), list(recipe.data.evaluation), where)
 
 
 def is_path(source: str, recipe: Recipe) -> bool:

@@ -23,6 +23,7 @@ from ftft.methods.contract import Adapted, Artefact, Checkpoint, Selection
 from ftft.methods.predictors import save_predictor
 from ftft.models.loading import LoadedModel, load_saved
 from ftft.models.saving import save_model
+from ftft.run.searching import Searched
 from ftft.run.selections import learned_prior
 from ftft.run.store import StageFolder
 from ftft.run.validating import WeightsOnValidation
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
 @dataclass
 class Trained:
     """A stage after its training: the ``run`` it is of, the ``model`` it began with (whose weights training has changed in
-    place), what ``adapt`` made of it, and how the ``training`` went."""
+    place), what ``adapt`` made of it, how the ``training`` went, and what was ``searched`` before it."""
 
     run: StageRun
     model: LoadedModel
     adapted: Adapted
     training: Training
     outcome: Outcome
+    searched: Searched | None = None
 
     def finish(self, folder: StageFolder, selection: Selection, preparing: float) -> None:
         """Write model, dynamics and record into ``folder`` and mark it finished. ``preparing``: the seconds before the first
@@ -70,7 +72,11 @@ class Trained:
             "flops_by_shape": training.flops.state()["known"],
             "provenance": provenance(),
         }
-        folder.finish({"summary": summary, "ledger": training.ledger.to_json()})
+        ledger = training.ledger
+        if self.searched is not None:
+            summary["search"] = self.searched.to_json()
+            ledger = ledger.merge(self.searched.ledger)
+        folder.finish({"summary": summary, "ledger": ledger.to_json()})
 
     def _course(self) -> dict[str, Any]:
         """How the training went, step by step."""
@@ -92,7 +98,8 @@ class Trained:
         """The sets that had a say in what came out, and their roles."""
         steering = list(self.run.steering_sets().values()) if self.training.validate else []
         target = self.run.selection_target()
-        return {one.name: one.role for one in [*steering, *([] if target is None else [target])]}
+        searched = [] if self.searched is None else [self.run.data.evaluation[name] for name in self.searched.search.on]
+        return {one.name: one.role for one in [*steering, *([] if target is None else [target]), *searched]}
 
     def _base_state(self) -> dict[str, torch.Tensor]:
         return dict(self.run.load().model.state_dict())

@@ -25,6 +25,7 @@ from ftft.run.combinations import check_combinations, is_path
 from ftft.run.evaluators import with_predictions_measured
 from ftft.run.overrides import apply_override
 from ftft.run.recipe import Recipe, Stage, upstream
+from ftft.run.search_space import complete_search
 from ftft.run.yaml_reading import read_yaml_file
 from ftft.validation import check, field_types, join, plain
 
@@ -200,7 +201,7 @@ def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any], task: Task)
     train = stage.train
     if train.steps is not None and "epochs" not in raw.get("train", {}):
         train = dataclasses.replace(train, epochs=None)
-    return dataclasses.replace(stage, train=train, **sections)
+    return complete_search(dataclasses.replace(stage, train=train, **sections), task, where)
 
 
 def _complete_section(question: str, section: Any, where: str) -> Any:

@@ -43,6 +43,8 @@ from ftft.run.other_models import require_other_models
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
+from ftft.run.search_space import require_sampler
+from ftft.run.searching import found_by_search
 from ftft.run.selections import learned_prior, plan_selections
 from ftft.run.stages import FinishedStage, StageRun
 from ftft.run.store import Store
@@ -153,6 +155,7 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
     seen = sets_seen(recipe)
     require_heads(recipe, task, data.train.label_names)
     require_other_models(recipe, task)
+    require_sampler(recipe)
     processes.once(begin)
     for sentence in [*data.warnings, *said_of(seen)]:
         warn(sentence)
@@ -375,6 +378,8 @@ class _Run:
             steering = [one for one in stage.summary["steered_by"] if self.data.evaluation[one].role == "ood"]
             if steering:
                 stamps.append(f"stage {name} was steered by out-of-distribution validation data: {', '.join(steering)}")
+            if "search" in stage.summary:
+                stamps.append(found_by_search(name, stage.summary["search"]))
             if stage.summary["resume_differences"]:
                 stamps.append(
                     f"stage {name} was resumed under other conditions: {'; '.join(stage.summary['resume_differences'])}"

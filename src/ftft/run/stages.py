@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ from ftft.paths import expand
 from ftft.run.finishing import Trained
 from ftft.run.portable import portable_model
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
+from ftft.run.search_space import applied
+from ftft.run.searching import StageSearch
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets
@@ -110,6 +112,15 @@ class StageRun:
             return {name: sets[name] for name in named}
         return {name: one for name, one in sets.items() if one.role == "id" and one.split == "validation"}
 
+    def search_sets(self) -> dict[str, EvaluationSet]:
+        """The validation sets that the stage's search scores its trials on."""
+        return {} if self.stage.search is None else {name: self.data.evaluation[name] for name in self.stage.search.on}
+
+    def with_settings(self, found: Mapping[str, float]) -> StageRun:
+        """The stage with what its search has found, to be trained."""
+        stage = replace(applied(self.stage, found, self.where), search=None)
+        return replace(self, recipe=replace(self.recipe, stages={**self.recipe.stages, self.name: stage}))
+
     def selection_target(self) -> EvaluationSet | None:
         """The validation set that the selector selects towards, where it is one that does."""
         selector = registry.build("select", self.stage.select, f"{self.where}.select")
@@ -134,7 +145,7 @@ class StageRun:
             stage["use_model_of"] = self.earlier[self.stage.use_model_of].key
         if self.stage.other_models:
             stage["other_models"] = {role: self._fingerprint_of(role) for role in self.stage.other_models}
-        target = self.selection_target()
+        target, searched = self.selection_target(), self.search_sets()
         stage["train"].pop("checkpoint_seconds")
         for question in ("select", "adapt", "objective", "optimize", "combine"):
             method = registry.build(question, stage[question], f"{self.where}.{question}")
@@ -153,6 +164,7 @@ class StageRun:
             "steering": steering if self.validates() else {},
             "dynamics": dynamics_key,
             **({} if target is None else {"target": target.examples.fingerprint}),
+            **({"search": {name: [one.examples.fingerprint, one.merge] for name, one in searched.items()}} if searched else {}),
             **({"task_files": files} if files else {}),
         }
 
@@ -246,11 +258,17 @@ class StageRun:
         started = time.perf_counter()
         ledger = Ledger()
         chosen = self.processes.once(lambda: self._select(folder, model, dynamics, ledger, accelerator.device))
-        training, assembled = self.prepare(chosen, model, ledger, accelerator, precision, folder.folder)
+        run, searched = self, None
+        if self.stage.search is not None:
+            searched = StageSearch(self, folder, model, chosen, accelerator, precision).find()
+            assert searched.best is not None
+            run = self.with_settings(searched.best.settings)
+            started = time.perf_counter()  # what the search took is in its own books
+        training, assembled = run.prepare(chosen, model, ledger, accelerator, precision, folder.folder)
         preparing = time.perf_counter() - started
         outcome = TrainingLoop(training, environment=provenance()).run()
         selection, _ = selection_and_sampler(chosen)
-        trained = Trained(self, model, assembled.adapted, training, outcome)
+        trained = Trained(run, model, assembled.adapted, training, outcome, searched)
         self.processes.once(lambda: trained.finish(folder, selection, preparing))
 
     def prepare(

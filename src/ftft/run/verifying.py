@@ -49,6 +49,7 @@ _PARTS = {
     "train": "the training data are not those of the run",
     "labels": "the label names differ",
     "steering": "the validation sets that steer the stage are not those of the run",
+    "search": "the validation sets that the stage's search was scored on are not those of the run",
     "dynamics": "the dynamics the stage selected by are not those of the run",
 }
 
@@ -160,6 +161,7 @@ class _Replay:
             self.recipe, self.name, self.data, registry.build_task(self.recipe.task), self.store, self.earlier,
             self.notify, lambda sentence: self.notify({"event": "warning", "text": sentence}), self.processes,
         )  # fmt: skip
+        searched = self.recorded.get("search")
         precision = self.recorded["precision"]
         dtype = torch.float64 if precision == "fp64" else torch.float32
         model = run.load(dtype)
@@ -169,6 +171,8 @@ class _Replay:
         try:
             chosen = self.processes.once(lambda: run.select(model, dynamics, Ledger(), accelerator.device))
             mismatch = self._selection_mismatch(selection_and_sampler(chosen)[0]) or ("it is another stage" if notes else None)
+            if isinstance(searched, dict):  # the training is replayed, and not the trials before it
+                run = run.with_settings(searched["settings"])
             training, _ = run.prepare(chosen, model, Ledger(), accelerator, precision, None)
         except UserError as error:
             if not notes:
