@@ -60,7 +60,8 @@ class Evaluation:
 
 
 def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Evaluation set -> stage -> the sentence that says what the stage's model knows of it; only where it does."""
+    """Evaluation set -> stage -> the sentence that says what the stage's model knows of it, or its search of settings; only
+    where it does."""
     found: dict[str, dict[str, str]] = {}
     task = registry.build_task(recipe.task)
     for name, stage in recipe.stages.items():
@@ -72,6 +73,11 @@ def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
         for set_name, file in recipe.data.evaluation.items():
             for sentence in (said for one in (header, *others) for said in contamination(one, file, set_name)):
                 found.setdefault(set_name, {})[name] = sentence
+            if stage.search is not None and set_name in stage.search.on and file.role == "ood":
+                found.setdefault(set_name, {})[name] = (
+                    f'the settings of stage {name} are searched on the evaluation set "{set_name}", which therefore is no '
+                    "measure of them out of distribution and is in no OOD mean"
+                )
     return found
 
 
