@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftft.comparison.making import cell_recipe
-from ftft.comparison.suite import MAIN, Suite, read_suite
+from ftft.comparison.reading import read_suite
+from ftft.comparison.suite import MAIN, Suite
 from ftft.methods.header import MethodHeader, SettingHeader
 from ftft.methods.questions import ASKED, QUESTIONS
 from ftft.methods.registry import list_methods, list_tasks

@@ -35,6 +35,9 @@ class TrainSettings:
         gt=0,
     )
     checkpoint_seconds: float = setting(60.0, "seconds between checkpoints for resuming", gt=0)
+    pack: bool = setting(
+        False, "several short examples in one row, kept apart: the same losses and dynamics at less padding (language models)"
+    )
     shuffle: Literal["bucketed", "plain"] = setting(
         "bucketed", "bucketed: random batches of similar length (less padding); plain: a random order"
     )

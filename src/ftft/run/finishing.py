@@ -18,11 +18,14 @@ from ftft.engine.choosing import ChoosingSchedule
 from ftft.engine.loop import Outcome, Training, best_folder
 from ftft.engine.provenance import provenance
 from ftft.errors import UserError
+from ftft.files import copy_file
 from ftft.methods import registry
 from ftft.methods.contract import Adapted, Artefact, Checkpoint, Selection
+from ftft.methods.created import FILE
 from ftft.methods.predictors import save_predictor
 from ftft.models.loading import LoadedModel, load_saved
 from ftft.models.saving import save_model
+from ftft.run.other_models import load_other
 from ftft.run.searching import Searched
 from ftft.run.selections import learned_prior
 from ftft.run.store import StageFolder
@@ -72,10 +75,15 @@ class Trained:
             "flops_by_shape": training.flops.state()["known"],
             "provenance": provenance(),
         }
-        ledger = training.ledger
+        ledger, creation = training.ledger, run.creation
         if self.searched is not None:
             summary["search"] = self.searched.to_json()
             ledger = ledger.merge(self.searched.ledger)
+        if creation is not None:
+            copy_file(creation.folder.path(FILE), folder.path(FILE))
+            created = creation.created
+            summary["creation"] = {"rule": dict(created.rule), "counts": dict(created.counts), "key": creation.folder.key}
+            ledger = creation.ledger.merge(ledger)
         folder.finish({"summary": summary, "ledger": ledger.to_json()})
 
     def _course(self) -> dict[str, Any]:
@@ -124,7 +132,7 @@ class Trained:
             return model
 
         models: dict[str, Any] = {name: partial(member, name) for name in artefact.members}
-        models |= {role: partial(lambda role: run.other_model(role, dtype).model, role) for role in run.stage.other_models}
+        models |= {role: partial(load_other, run, role, dtype) for role in run.stage.other_models}
         return save_predictor(place, run.stage.combine, run.task.model, models, processor, metadata=metadata)
 
     def _plain(self, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:

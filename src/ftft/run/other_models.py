@@ -3,7 +3,7 @@ say of them, and what is known before anything is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ftft.errors import UserError, did_you_mean
@@ -12,7 +12,10 @@ from ftft.methods.registry import header
 from ftft.run.recipe import Recipe, Stage, evaluators
 
 if TYPE_CHECKING:
+    import torch
+
     from ftft.models.headers import ModelHeader
+    from ftft.run.stages import StageRun
     from ftft.tasks.contract import Task
 
 
@@ -57,6 +60,28 @@ def check_predictor(stage: Stage, recipe: Recipe, where: str) -> None:
                 f"{where}.evaluate: {section['name']} looks at the model's weights, and {stage.combine['name']} leaves several "
                 "models that answer together; leave it out, or combine with last"
             )
+
+
+def fingerprints(stage: Stage, label_names: Sequence[str], where: str) -> dict[str, str]:
+    """Role -> the fingerprint of the model that fills it, without loading it."""
+    from ftft.models.folder import open_folder
+
+    found = {}
+    for role, settings in stage.other_models.items():
+        folder = open_folder(settings, f"{where}.other_models.{role}")
+        found[role] = folder.fingerprint(folder.hashes(), settings, tuple(map(str, label_names)))
+    return found
+
+
+def load_other(run: StageRun, role: str, dtype: torch.dtype) -> torch.nn.Module:
+    """The pretrained model that a method of a stage needs beside the stage's own."""
+    from ftft.models.loading import load_model
+
+    names, where = run.data.train.label_names, f"{run.where}.other_models.{role}"
+    settings = run.stage.other_models[role]
+    return load_model(
+        settings, run.task.model, names, seed=run.seed, where=where, dtype=dtype, require_head=True
+    ).model  # fmt: skip
 
 
 def inspected(recipe: Recipe, task: Task) -> Iterator[tuple[str, str, ModelHeader]]:

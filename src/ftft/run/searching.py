@@ -32,6 +32,7 @@ from ftft.run.validating import SteeringSets
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from ftft.data.examples import EvaluationSet
     from ftft.methods.contract import Sampler, Selection
     from ftft.models.loading import LoadedModel
     from ftft.run.stages import StageRun
@@ -79,6 +80,12 @@ class Searched:
             "score": best.score,
             "trials": [{"settings": one.settings, "score": one.score} for one in self.tried],
         }
+
+
+def search_sets(run: StageRun) -> dict[str, EvaluationSet]:
+    """The validation sets that a stage's search scores its trials on."""
+    search = run.stage.search
+    return {} if search is None else {name: run.data.evaluation[name] for name in search.on}
 
 
 def found_by_search(name: str, found: Mapping[str, Any]) -> str:
@@ -202,7 +209,7 @@ class StageSearch:
         loop = TrainingLoop(training)
         loop.run()
         preparing = time.perf_counter() - started - cost.total().seconds
-        sets = {name: run.data.evaluation[name] for name in self.search.on}
+        sets = search_sets(self.run)
         prepared = {name: run.task.prepare(one.examples, model.processor) for name, one in sets.items()}
         settings = StopSettings(patience=PATIENCE, metric=self.search.metric)
         steering = SteeringSets(run.task, sets, prepared, settings, self.precision, training.flops, lambda: cost)
@@ -223,8 +230,7 @@ class StageSearch:
             steps=self.search.steps, epochs=None, schedule="constant", warmup=0.0, end_at=None, evaluate_every=None,
         )  # fmt: skip
         stage = dataclasses.replace(stage, train=train, stop=None, dynamics=None, search=None, combine={"name": "last"})
-        recipe = dataclasses.replace(run.recipe, stages={**run.recipe.stages, run.name: stage})
-        return dataclasses.replace(run, recipe=recipe)
+        return run.with_stage(stage)
 
     def _keep(self, found: Searched) -> None:
         trials = [dataclasses.asdict(one) for one in found.tried]

@@ -33,18 +33,20 @@ from ftft.files import fingerprint, sha256_file
 from ftft.methods import registry
 from ftft.methods.contract import Objective, Sampler, Selection
 from ftft.methods.selection import write_selection
-from ftft.models.folder import open_folder
 from ftft.models.loading import LoadedModel, load_model, load_saved
+from ftft.models.packing import require_separate
 from ftft.paths import expand
+from ftft.run.creating import Creation, create
 from ftft.run.finishing import Trained
+from ftft.run.other_models import fingerprints
 from ftft.run.portable import portable_model
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
 from ftft.run.search_space import applied
-from ftft.run.searching import StageSearch
+from ftft.run.searching import StageSearch, search_sets
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets
-from ftft.tasks.contract import Prepared, Task, files_of, quantities_of
+from ftft.tasks.contract import Prepared, Task, coupling_of, files_of, quantities_of
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
 ENDLESS = 10**9
@@ -62,10 +64,16 @@ class FinishedStage:
     reused: bool
     summary: Mapping[str, Any]
     ledger: Ledger
+    model_at: Path | None = None  # where its model is kept elsewhere
 
     @property
     def model_folder(self) -> Path:
-        return self.folder / "model"
+        return self.model_at or self.folder / "model"
+
+    @property
+    def creates(self) -> bool:
+        """Whether it made its own examples."""
+        return "creation" in self.summary
 
     @property
     def dynamics_path(self) -> Path | None:
@@ -86,6 +94,7 @@ class StageRun:
     notify: Notify
     warn: Callable[[str], None]
     processes: Processes = ALONE
+    creation: Creation | None = None
 
     @property
     def stage(self) -> Stage:
@@ -112,13 +121,12 @@ class StageRun:
             return {name: sets[name] for name in named}
         return {name: one for name, one in sets.items() if one.role == "id" and one.split == "validation"}
 
-    def search_sets(self) -> dict[str, EvaluationSet]:
-        """The validation sets that the stage's search scores its trials on."""
-        return {} if self.stage.search is None else {name: self.data.evaluation[name] for name in self.stage.search.on}
-
     def with_settings(self, found: Mapping[str, float]) -> StageRun:
         """The stage with what its search has found, to be trained."""
-        stage = replace(applied(self.stage, found, self.where), search=None)
+        return self.with_stage(replace(applied(self.stage, found, self.where), search=None))
+
+    def with_stage(self, stage: Stage) -> StageRun:
+        """The same with other settings of the stage."""
         return replace(self, recipe=replace(self.recipe, stages={**self.recipe.stages, self.name: stage}))
 
     def selection_target(self) -> EvaluationSet | None:
@@ -144,17 +152,18 @@ class StageRun:
         if self.stage.use_model_of is not None:
             stage["use_model_of"] = self.earlier[self.stage.use_model_of].key
         if self.stage.other_models:
-            stage["other_models"] = {role: self._fingerprint_of(role) for role in self.stage.other_models}
-        target, searched = self.selection_target(), self.search_sets()
+            stage["other_models"] = fingerprints(self.stage, self.data.train.label_names, self.where)
+        target, searched = self.selection_target(), search_sets(self)
         stage["train"].pop("checkpoint_seconds")
-        for question in ("select", "adapt", "objective", "optimize", "combine"):
+        made = ("create",) if self.stage.create is not None else ()
+        for question in (*made, "select", "adapt", "objective", "optimize", "combine"):
             method = registry.build(question, stage[question], f"{self.where}.{question}")
             stage[question] = {"name": stage[question]["name"], **asdict(method)}
         files = {name: sha256_file(expand(path, f"task.{name}")) for name, path in files_of(self.task).items()}
         steering = {name: [one.examples.fingerprint, one.merge] for name, one in self.steering_sets().items()}
         return {
             "version": OUTCOME_VERSION,
-            "task": dict(self.recipe.task),
+            "task": {name: value for name, value in self.recipe.task.items() if name not in files},
             "stage": stage,
             "seed": self.seed,
             "model": model_fingerprint,
@@ -166,6 +175,7 @@ class StageRun:
             **({} if target is None else {"target": target.examples.fingerprint}),
             **({"search": {name: [one.examples.fingerprint, one.merge] for name, one in searched.items()}} if searched else {}),
             **({"task_files": files} if files else {}),
+            **({"short_batch": "filled"} if coupling_of(self.task) == "batch" else {}),
         }
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -173,7 +183,7 @@ class StageRun:
     def run(self) -> FinishedStage:
         """Take the stage from the store, or train it (resuming where it was interrupted)."""
         self.notify(stage_event(self.recipe, self.name))
-        if self.processes.count > 1 and getattr(self.task, "coupling", "none") == "batch":
+        if self.processes.count > 1 and coupling_of(self.task) == "batch":
             raise UserError(
                 f"{self.where}: in {self.task.name} the loss of an example depends on its batch, which several processes would "
                 "cut into shares; run it in one process"
@@ -183,6 +193,7 @@ class StageRun:
         precision = self._precision(accelerator.device)
         dtype = torch.float64 if precision == "fp64" else torch.float32
         model = self.load(dtype)
+        self.learn_from(create(self, model, accelerator.device))
         dynamics, dynamics_key = self.dynamics_to_use()
         spec = self.spec(model.fingerprint, precision, dynamics_key)
         key = stage_key(spec)
@@ -200,26 +211,15 @@ class StageRun:
         self.notify({"event": "reused", "stage": self.name})
         return self._finished(folder, key, reused=True)
 
+    def learn_from(self, creation: Creation | None) -> None:
+        """From here on what was created is the stage's training data."""
+        self.creation = creation
+        if creation is not None:
+            self.data = replace(self.data, train=creation.created.examples)
+
     def load(self, dtype: torch.dtype | None = None) -> LoadedModel:
         """The pretrained model the stage begins with, loaded anew: training changes the weights in place."""
         return load_model(self.stage.model, self.task.model, self.data.train.label_names, seed=self.seed, dtype=dtype)
-
-    def other_model(self, role: str, dtype: torch.dtype | None = None) -> LoadedModel:
-        """A pretrained model that a method needs beside the stage's own."""
-        return load_model(
-            self.stage.other_models[role],
-            self.task.model,
-            self.data.train.label_names,
-            seed=self.seed,
-            where=f"{self.where}.other_models.{role}",
-            dtype=dtype,
-            require_head=True,
-        )
-
-    def _fingerprint_of(self, role: str) -> str:
-        settings = self.stage.other_models[role]
-        folder = open_folder(settings, f"{self.where}.other_models.{role}")
-        return folder.fingerprint(folder.hashes(), settings, tuple(map(str, self.data.train.label_names)))
 
     def _precision(self, device: torch.device) -> precisions.Precision:
         setting = self.stage.train.precision
@@ -296,8 +296,16 @@ class StageRun:
             CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger),
             seed=self.seed,
         )
+        if self.stage.train.pack:  # an adapter can undo what the model alone does
+            require_separate(assembled.adapted.model, f"{self.where}.train.pack")
         schedule = schedule_for(
-            self.stage.train, rows, prepared.lengths[rows], seed=self.seed, sampler=sampler, processes=self.processes
+            self.stage.train,
+            rows,
+            prepared.lengths[rows],
+            seed=self.seed,
+            sampler=sampler,
+            processes=self.processes,
+            fill=coupling_of(self.task) == "batch",
         )
         training = self._training(
             folder, assembled, objective, model, prepared, schedule, weights, ledger, accelerator, precision

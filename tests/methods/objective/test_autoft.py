@@ -67,14 +67,13 @@ def test_each_loss_by_hand(setting: str, expected: list[float]) -> None:
     found = loss(AutoFT(**{"cross_entropy": 0.0, setting: 0.7}))
     assert found.per_example.tolist() == pytest.approx([0.7 * one for one in expected], abs=1e-6)
     assert float(found.total.detach()) == pytest.approx(0.7 * (expected[0] + 3 * expected[1]), abs=1e-12)
-    assert found.units == 4.0
 
 
 def test_each_regulariser_by_hand() -> None:
     """Weights 1.5 on the diagonal and 0 elsewhere, from 1: distances 0.5, nine parameters; counted once a batch."""
     for setting, expected in {"l1_zero": 4.5, "l2_zero": 6.75, "l1_start": 1.5, "l2_start": 0.75}.items():
         found = loss(AutoFT(**{"cross_entropy": 0.0, setting: 0.2}), linear(1.5))
-        assert float(found.total.detach()) / found.units == pytest.approx(0.2 * expected / 9, abs=1e-12), setting
+        assert float(found.total.detach()) / 4 == pytest.approx(0.2 * expected / 9, abs=1e-12), setting
         assert found.parts["penalty"] == pytest.approx(0.2 * expected / 9)
         assert found.per_example.tolist() == [0.0, 0.0]
 

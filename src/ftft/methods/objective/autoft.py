@@ -84,7 +84,6 @@ class AutoFT:
             return Loss(
                 # Weighted by the micro-batch's units, the penalty counts once a step, however examples fall on micro-batches.
                 total=(share * losses).sum() + penalty * units_of_batch,
-                units=units_of_batch,
                 per_example=losses.detach().float(),
                 outputs=outputs,
                 parts={"penalty": float(penalty.detach())} if pairs else {},
