@@ -1,39 +1,64 @@
-"""docs/methods.md: every method of this library by the question it answers, its settings and its paper, read from the files.
+"""docs/methods.md: every method of this library by the question it answers, its settings and its paper, read from the files,
+and what the committed comparisons found of it.
 
-    python benchmarks/methods.py
+    python benchmarks/methods.py          # method files, recipes/suites/*.yaml, results/*/table.json -> docs/methods.md
 
 Nothing in the page is written by hand; a test holds it against the files.
+
+A row of a suite tries the methods in which it differs from the row it is like, or else from the baseline. What is claimed of a
+method is a *mechanism* (its oracles hold) or an *effect*: the suite asks the question in the paper's direction (a contrast of
+that row), and the interval of the answer lies on that side. Figures without such a question claim nothing beyond the mechanism.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from ftft.comparison.making import cell_recipe
+from ftft.comparison.reading import read_suite
+from ftft.comparison.suite import MAIN, Suite
 from ftft.methods.header import MethodHeader, SettingHeader
 from ftft.methods.questions import ASKED, QUESTIONS
 from ftft.methods.registry import list_methods, list_tasks, list_trainers
+from ftft.report.figures import Interval
+from ftft.report.measures import measure_of
 from ftft.validation import BOUND_WORDS, show
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, SUITES, RESULTS = ROOT / "docs" / "methods.md", ROOT / "recipes" / "suites", ROOT / "results"
 HEAD = """# Methods
 
 Made by `python benchmarks/methods.py` from the method files; `ftft list NAME` shows the same of one method. Every method
 passes the contract suite (`tests/contract`) and the oracles of its paper (`tests/methods`). How to write one:
 [adding-a-method.md](adding-a-method.md).
+
+*Mechanism*: its oracles hold. *Effect*: the paper's direction was seen here too, with an interval that lies on its side, in a
+comparison of [recipes/suites](../recipes/suites) whose cells are committed; differences are of the row against the one it is
+compared with, with 95 % intervals over seeds and examples. *Not measured*: no cell of such a comparison is committed.
 """
 
 
-def page() -> str:
+class Found(NamedTuple):
+    """What one row of a comparison found on one task, in a sentence, and whether it is the paper's effect."""
+
+    sentence: str
+    effect: bool
+
+
+def page(suites: Path = SUITES, results: Path = RESULTS) -> str:
     """The whole page."""
+    found = findings(suites, results)
     own = [method for method in list_methods() if method.package == "ftft"]
     parts = [HEAD]
     for question in QUESTIONS:
         methods = [method for method in own if method.question == question]
         if methods:
             parts.append(f"## {question}: {ASKED[question]}\n")
-            parts += [_method(method) for method in methods]
+            parts += [_method(method, found.get((question, method.name), [])) for method in methods]
     parts.append("## Tasks\n")
     parts += [_method(task) for task in list_tasks()]
     parts.append("## Trainers of TRL, which run a stage instead of the engine\n")
@@ -44,17 +69,109 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _method(method: MethodHeader) -> str:
+def findings(suites: Path, results: Path) -> dict[tuple[str, str], list[Found]]:
+    """(question, method) -> what the committed comparisons found of it, in the order of suites, rows and tasks."""
+    found: dict[tuple[str, str], list[Found]] = defaultdict(list)
+    for path in sorted(suites.glob("*.yaml")):
+        suite = read_suite(path)
+        place = results / str(suite.name) / "table.json"
+        if not place.is_file():
+            continue
+        table = json.loads(place.read_text(encoding="utf-8"))
+        for row in suite.rows:
+            for task in suite.tasks:
+                told = _told(table, suite, row, task)
+                if told is not None:
+                    for method in tried(suite, task, row):
+                        found[method].append(told)
+    return found
+
+
+def tried(suite: Suite, task: str, row: str) -> list[tuple[str, str]]:
+    """(question, method) of all that a row tries: where it differs from the row that it is like, or else from the baseline, in
+    a method or in a setting other than the learning rate. Of the baseline, all its methods."""
+    own = _sections(suite, task, row)
+    if row == suite.baseline:
+        return [(question, section["name"]) for question, section in own.items()]
+    before = _sections(suite, task, suite.rows[row].like or suite.baseline)
+    return [(question, section["name"]) for question, section in own.items() if section != before[question]]
+
+
+def _sections(suite: Suite, task: str, row: str) -> dict[str, dict[str, Any]]:
+    """The method sections of a row's main stage without their learning rates, by question."""
+    stage = cell_recipe(suite, task, row, 0).stages[MAIN]
+    sections = {name: getattr(stage, name, None) for name in QUESTIONS if name != "evaluate"}
+    return {
+        name: {key: value for key, value in section.items() if key != "learning_rate"}
+        for name, section in sections.items()
+        if isinstance(section, Mapping)
+    }
+
+
+def _told(table: Mapping[str, Any], suite: Suite, row: str, task: str) -> Found | None:
+    """What the table says of a row on a task; None where no cell of it is finished."""
+    one = table["tasks"].get(task, {}).get("rows", {}).get(row)
+    if not one or not one["seeds"]:
+        return None
+    metric, count, against = table["headline"], len(one["seeds"]), table["baseline"]
+    said = []
+    for role, mean in one["means"].items():
+        if mean is not None:
+            level = f"{role.upper()} {measure_of(metric).words} {measure_of(metric).figure(mean[metric]['value'])}"
+            gap = one["versus"] and _gap(metric, one["versus"]["means"][role][metric])
+            said.append(f"{level} ({gap} to {against})" if gap else level)
+    asked = [ask for ask in table["contrasts"] if ask["row"] == row and ask["task"] == task]
+    for ask in asked:
+        gap = _gap(ask["metric"], ask["difference"])
+        if gap and (ask["against"], ask["metric"]) != (against, metric):
+            on = ask["on"].upper() if ask["on"] in ("id", "ood") else ask["on"]
+            said.append(f"{on} {measure_of(ask['metric']).words} {gap} to {ask['against']}")
+    if (cost := one["cost"]["charged"]["value"]) is not None:
+        said.append(f"cost {cost:.2f} of {against}'s")
+    waiting = len(one["pending"])
+    fewer = f"; {waiting} seed{'s' * (waiting > 1)} to come" if waiting else ""
+    label = f", {table['label'].split(':')[0]}" if table["label"] else ""
+    where = f"[{table['name']}](../results/{table['name']}/table.md), {task}, row {row}"
+    sentence = f"{where} ({count} seed{'s' * (count > 1)}{label}{fewer}): {', '.join(said)}"
+    return Found(sentence, any(map(_holds, asked)))
+
+
+def _holds(ask: Mapping[str, Any]) -> bool:
+    """Whether the interval of a contrast lies on the side of its row: better, or no worse by the margin."""
+    low, high = ask["difference"]["low"], ask["difference"]["high"]
+    if low is None or high is None:
+        return False
+    worst = -high if measure_of(ask["metric"]).lower else low
+    return worst > (-ask["margin"] if ask["kind"] == "no worse" else 0.0)
+
+
+def _gap(metric: str, estimate: Mapping[str, Any]) -> str:
+    """A difference with its interval; nothing where it is not known."""
+    if estimate["value"] is None:
+        return ""
+    return measure_of(metric).difference(Interval(estimate["value"], estimate["low"], estimate["high"]))
+
+
+def _claim(found: list[Found]) -> list[str]:
+    if not found:
+        return ["- claimed: *mechanism*; its effect is not measured"]
+    claimed = "*effect*" if any(one.effect for one in found) else "*mechanism*"
+    return [f"- claimed: {claimed}", *(f"- measured: {one.sentence}{', *effect*' * one.effect}" for one in found)]
+
+
+def _method(method: MethodHeader, found: list[Found] | None = None) -> str:
     facts = {
         "paper": method.paper,
         "supplied by": method.library,
         "needs": ", ".join(method.needs),
+        "other models": ", ".join(method.roles),
         "offers": ", ".join(method.offers),
         "tasks": "" if "*" in method.tasks else ", ".join(method.tasks),
     }
     lines = [f"### {method.name}\n", method.summary]
     lines += [f"- {name}: {value}" for name, value in facts.items() if value]
     lines += [f"- does not keep the contract's {name.replace('_', ' ')}: {why}" for name, why in method.exceptions.items()]
+    lines += [] if found is None else _claim(found)
     if len(lines) > 2:
         lines.insert(2, "")
     if method.settings:

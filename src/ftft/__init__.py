@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ftft.dynamics.parquet import open_dynamics as open_dynamics
     from ftft.dynamics.table import Dynamics as Dynamics
     from ftft.errors import UserError as UserError
+    from ftft.methods.predictors import load as load
     from ftft.methods.selection import select as select
     from ftft.run.reading import load_recipe as load_recipe
 
@@ -22,12 +23,13 @@ _PUBLIC = {
     "Dynamics": "ftft.dynamics.table",
     "DynamicsRecorder": "ftft.bridges.recorder",
     "UserError": "ftft.errors",
+    "load": "ftft.methods.predictors",
     "load_recipe": "ftft.run.reading",
     "open_dynamics": "ftft.dynamics.parquet",
     "select": "ftft.methods.selection",
 }
 
-__all__ = ["Dynamics", "DynamicsRecorder", "UserError", "__version__", "load_recipe", "open_dynamics", "select"]
+__all__ = ["Dynamics", "DynamicsRecorder", "UserError", "__version__", "load", "load_recipe", "open_dynamics", "select"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ import pytest
 from ftft.comparison.cells import CellFolder
 from ftft.comparison.reading import read_suite
 from ftft.comparison.running import results_folder, stand
+from ftft.report.comparison_markdown import comparison_markdown
 
 Run = Callable[[Path], tuple[dict[str, Any], list[dict[str, Any]]]]
 
@@ -107,3 +108,22 @@ def test_a_cell_of_other_data_is_made_again(tiny_suite: Callable[..., Path], run
     _, told = run_here(path)
     assert [event["work"].row for event in told if event["event"] == "started"] == ["erm"]
     assert any("computed from another" in event.get("text", "") for event in told)
+
+
+def test_a_set_that_a_row_was_searched_on_is_in_no_ood_mean(tiny_suite: Callable[..., Path], run_here: Run) -> None:
+    """Also for the rows that were not searched, and in a trial of the suite's own search the row keeps its set."""
+    space = {"optimize.learning_rate": {"low": 1e-3, "high": 1e-2}}
+    search = {"on": ["ood_validation"], "trials": 2, "steps": 1, "sampler": "random", "space": space}
+    rows = {"erm": {}, "searched": {"change": {"stages.main.search": search}}}
+    table, _ = run_here(tiny_suite(rows, seeds=[0], search={"metric": "accuracy", "at_most": 3}))
+    task = table["tasks"]["feelings"]
+    assert not any(row["failed"] for row in task["rows"].values())
+    sets = {one["name"]: one for one in task["sets"]}
+    assert sets["ood_validation"]["development"] and "development" not in sets["validation"]
+    assert all(row["means"]["ood"] is None and row["means"]["id"] is not None for row in task["rows"].values())
+    assert task["rows"]["searched"]["sets"]["ood_validation"]["accuracy"]["value"] is not None
+    assert task["rows"]["searched"]["cost"]["charged"]["value"] > task["rows"]["erm"]["cost"]["charged"]["value"]
+    said = comparison_markdown(table)
+    assert "The OOD mean leaves out ood_validation: a row's settings were searched on it." in said
+    plain, _ = run_here(tiny_suite({"erm": {}}, name="plain", seeds=[0]))
+    assert plain["tasks"]["feelings"]["rows"]["erm"]["means"]["ood"] is not None

@@ -26,6 +26,7 @@ from ftft.methods import registry
 from ftft.methods.contract import PROTOCOLS, Artefact, Checkpoint, Choice, Sampler
 from ftft.methods.header import DECLARATIONS, MethodHeader
 from ftft.methods.questions import OF_MODELS
+from ftft.tasks.causal_language_modelling import CausalLanguageModelling
 from ftft.tasks.text_classification import TextClassification
 
 EXCEPTIONS = ("identity", "micro_batches", "learns", "merge", "records")
@@ -86,7 +87,7 @@ def test_the_header_says_what_the_class_does(header: MethodHeader) -> None:
     for name in DECLARATIONS:
         if hasattr(method, name):
             declared, read = getattr(method, name), getattr(header, name)
-            assert read == (tuple(declared) if name in ("needs", "offers", "tasks") else declared)
+            assert read == (tuple(declared) if name in ("needs", "roles", "offers", "tasks") else declared)
     assert {one.name: one.default for one in header.settings} | dict(header.example) == dataclasses.asdict(method)
     assert header.summary.endswith(".") and all(one.help for one in header.settings)
     assert set(header.exceptions) <= set(EXCEPTIONS) and all(header.exceptions.values())
@@ -309,7 +310,7 @@ def test_a_selector_that_needs_dynamics_says_so(header: MethodHeader) -> None:
         registry.build("select", section(header), "select").select(sentences(), None, seed=0)
 
 
-@named(of("combine"))
+@named([one for one in of("combine") if one.artefact != "predictor"])
 def test_combined_weights_are_the_models_weights(header: MethodHeader, trial: Callable[..., Trial]) -> None:
     """Names, shapes and types stay; of equal models that model comes out; one evaluation at least where it needs any."""
     method, asked = registry.build("combine", section(header), "combine"), []
@@ -332,6 +333,43 @@ def test_combined_weights_are_the_models_weights(header: MethodHeader, trial: Ca
     assert bool(asked) == ("validation" in header.needs)
     for name, value in artefact.state.items():
         torch.testing.assert_close(value, one[name], rtol=0, atol=1e-12)
+
+
+@named([one for one in METHODS if one.artefact == "predictor"])
+def test_equal_models_predict_together_what_each_of_them_says(header: MethodHeader, trial: Callable[..., Trial]) -> None:
+    """And the task's forward takes the predictor as it takes a model, with as many numbers an example; other models say other
+    things."""
+    from transformers import AutoModelForCausalLM
+
+    method, tried = registry.build("combine", section(header), "combine"), trial(header)
+    classifies = header.serves("text_classification")
+    task = TextClassification(max_length=32) if classifies else CausalLanguageModelling(max_length=32, add_end=False)
+    data = task.prepare(sentences(), tried.tokenizer)
+
+    def model() -> Any:
+        if classifies:
+            return tried.model()
+        config = tried.make_model("llama").config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            return AutoModelForCausalLM.from_config(config).to(torch.float64).eval()
+
+    def said(one: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return task.forward(one, task.collate(data, np.arange(8))).log_softmax(dim=-1)
+
+    states = [dict(model().state_dict()) for _ in range(2)]
+    for member, same in ((states[1], True), ({k: v + 0.1 * torch.sin(v * 50) for k, v in states[1].items()}, False)):
+        checkpoints = [Checkpoint(4, 0.5, lambda member=member: dict(member))]
+        if "members" in header.needs:
+            checkpoints.append(Checkpoint(4, None, lambda: dict(states[0]), stage="a"))
+        artefact = method.combine(lambda: dict(states[0]), checkpoints, None)
+        assert artefact.kind == "predictor" and artefact.members and not artefact.state
+        models = {name: model() for name in (*artefact.members, *header.roles)}
+        for name, state in artefact.members.items():
+            models[name].load_state_dict(state)
+        found = said(method.predictor(models).eval())
+        assert torch.allclose(found, said(model()), rtol=0, atol=1e-10) == same
 
 
 OF_WHOLE_MODELS = [one for one in of("evaluate") if set(one.needs) & set(OF_MODELS)]

@@ -235,14 +235,15 @@ def test_our_own_method_wins_over_a_third_party_s_of_the_same_name(third_party: 
         (
             "adamw",
             'stages.main.select: "adamw" is no method of select, it is one of optimize; name it there, and here one of '
-            "all, both_ends, got_d, infobatch, mixture, random, top, without_suspects, halves",
+            "<the selectors>",
         ),
     ],
 )
 def test_a_wrong_section_is_one_sentence(third_party: Path, section: Any, sentence: str) -> None:
     with pytest.raises(UserError) as caught:
         validate_section("select", section, "stages.main.select")
-    assert str(caught.value) == sentence
+    names = ", ".join(one.name for one in list_methods("select"))
+    assert str(caught.value) == sentence.replace("<the selectors>", names)
 
 
 def test_a_name_never_reaches_the_file_system_as_a_path() -> None:

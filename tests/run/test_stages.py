@@ -52,7 +52,9 @@ def test_the_key_changes_with_what_determines_the_outcome_and_with_nothing_else(
     # Settings that came later are left out of the key at their defaults, so that older stages are still known.
     settings = dataclasses.asdict(changed().stages["erm"])
     kept = without_later(settings, LATER_IN_STAGE)
-    assert settings.keys() - kept.keys() == {"create", "data", "trainer", "use_model_of", "use_models_of"}
+    assert settings.keys() - kept.keys() == {
+        *("create", "data", "other_models", "search", "trainer", "use_model_of", "use_models_of")
+    }
     assert settings["train"].keys() - kept["train"].keys() == {"end_at", "pack"}
     different = [
         changed(train={**NO_TRAINING, "end_at": 0.5}),

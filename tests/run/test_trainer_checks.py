@@ -63,6 +63,21 @@ def recipe_with(stage: dict[str, Any], **changes: Any) -> Any:
         ({"stop": {"patience": 2}}, "stages.it.stop: dpo runs to its planned end"),
         ({"train": {"evaluate_every": 5}}, "stages.it.train.evaluate_every: only the engine does that"),
         ({"train": {"end_at": 0.5}}, "stages.it.train.end_at: only the engine does that"),
+        (
+            {
+                "search": {
+                    "trials": 2,
+                    "steps": 2,
+                    "on": ["validation"],
+                    "space": {"optimize.learning_rate": {"low": 1e-5, "high": 1e-3}},
+                }
+            },
+            "stages.it.search: its trials are trained by the engine",
+        ),
+        (
+            {"combine": "emulated_fine_tuning", "other_models": {"target": {"path": "model"}}},
+            "stages.it.combine: emulated_fine_tuning combines",
+        ),
         ({"train": {"pack": True}}, "stages.it.train.pack: dpo pads its rows; leave pack out"),
         ({"create": "s3ft"}, "stages.it.create: dpo learns from the rows it is given; leave s3ft out"),
         ({"train": {"precision": "fp64"}}, "stages.it.train.precision: TRL's trainers compute in fp32 or bf16"),

@@ -98,6 +98,7 @@ def _print_method(console: Console, method: MethodHeader) -> None:
     facts = {
         "paper": method.paper,
         "needs": ", ".join(method.needs),
+        "other models": ", ".join(method.roles),
         "offers": ", ".join(method.offers),
         "tasks": "" if method.question == "tasks" else "any" if "*" in method.tasks else ", ".join(method.tasks),
         "supplied by": method.library,

@@ -147,6 +147,15 @@ class RunProgress(Listener):
         if event["selected"] != event["pool"]:
             self._say(f"  learns from {event['selected']:,} of {event['pool']:,} examples")
 
+    def _on_trial(self, event: dict[str, Any]) -> None:
+        now, best = time.monotonic(), event["best"]
+        if event["number"] in (1, event["of"]) or now - self._last_line >= PLAIN_SECONDS:
+            self._last_line = now
+            score = "diverged" if event["score"] is None else f"{event['score']:.3f}"
+            found = "none yet" if best is None else f"{best:.3f}"
+            metric = event["metric"].replace("_", " ")
+            self._say(f"  trial {event['number']} of {event['of']}: {score}, best so far {found} ({metric})")
+
     def _on_resumed(self, event: dict[str, Any]) -> None:
         self._say(f"  resumed at step {event['step']} of {event['steps']}")
 

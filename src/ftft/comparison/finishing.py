@@ -23,6 +23,7 @@ def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) 
     result = run.result
     main = result["stages"][MAIN]
     contents, sets = {}, {}
+    searched_on = {name for stage in result["stages"].values() for name in stage.get("search", {}).get("on", ())}
     columns = quantities_of(build_task(recipe.task)).predictions
     for name, one in run.data.evaluation.items():
         packed_name, content, predictions = packed_set(one, run.evaluations[MAIN].predictions[name], columns)
@@ -31,10 +32,11 @@ def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) 
             "role": one.role,
             "split": one.split,
             "n": len(one.examples),
-            "seen": bool(result["data"]["evaluation"][name]["seen_by"]),
+            "seen": bool(result["data"]["evaluation"][name]["seen_by"]) and name not in searched_on,
             "set": packed_name,
             "figures": main["evaluation"][name],
             "predictions": predictions,
+            **({"development": True} if name in searched_on else {}),
         }
     uses = [*main["cost"]["uses"], MAIN]
     ledgers = {name: result["stages"][name]["ledger"] for name in uses}

@@ -15,7 +15,7 @@ from ftft.files import fingerprint
 from ftft.run.overrides import apply_change
 from ftft.run.portable import portable_recipe
 from ftft.run.reading import recipe_from_dict
-from ftft.run.recipe import Recipe
+from ftft.run.recipe import Recipe, without_later
 from ftft.run.yaml_reading import read_yaml_file
 
 FinishedRow = Callable[[str], Cell]  # the finished cell of another row, same task and seed
@@ -75,7 +75,7 @@ def searched_value(suite: Suite, task: str, row: str) -> float:
 
 def row_hash(suite: Suite, task: str, row: str) -> str:
     """The SHA-256 of what a row does on a task whatever the seed and the sets it is evaluated on: what `confirm` freezes."""
-    document = portable_recipe(cell_recipe(suite, task, row, 0))
+    document = without_later(portable_recipe(cell_recipe(suite, task, row, 0)))
     data = {key: value for key, value in document["data"].items() if key != "evaluation"}
     seeds = [suite.reference_seed]
     derived = [[suite.rows[one].cost_of, suite.rows[one].prior_of] for one in _chain(suite, row)]
@@ -122,13 +122,19 @@ def _fill_in(raw: dict[str, Any], row: Row, finished: FinishedRow) -> None:
 
 def _keep_sets(raw: dict[str, Any], suite: Suite, trial: bool) -> None:
     """Leave out the evaluation sets that this cell may not look at: a trial sees ID validation only, and what the row
-    stops by; an exploration validation sets only (out-of-distribution ones included, where the recipe declares them)."""
+    stops or searches by; an exploration validation sets only (out-of-distribution ones included, where the recipe declares
+    them)."""
     if not trial and suite.kind == "confirm":
         return
     sets = raw.get("data", {}).get("evaluation") or {}
     if not isinstance(sets, Mapping):
         return
-    steering = {name for stage in raw["stages"].values() for name in (stage.get("stop") or {}).get("on") or ()}
+    steering = {
+        name
+        for stage in raw["stages"].values()
+        for key in ("stop", "search")
+        for name in (stage.get(key) or {}).get("on") or ()
+    }
     raw["data"]["evaluation"] = {
         name: one
         for name, one in sets.items()

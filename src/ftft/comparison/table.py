@@ -54,12 +54,16 @@ def make_table(suite: Suite, plan: Plan, folder: CellFolder, measures: Measures 
 def _grid(suite: Suite, plan: Plan, task: str, measures: Measures) -> Grid:
     cells = {row: plan.rows[task, row].cells for row in suite.rows}
     sets = _sets(cells)
-    as_roles = [SetRole(name, one["role"], one["split"], one["seen"]) for name, one in sets.items()]
+    # What a row's settings were searched on is no measure of it beside rows that never saw it.
+    as_roles = [
+        SetRole(name, one["role"], one["split"], one["seen"] or one.get("development", False)) for name, one in sets.items()
+    ]
     return Grid(suite, cells, measures, {role: averaged(as_roles, role) for role in ROLES})
 
 
 def _sets(cells: Mapping[str, Mapping[int, Cell]]) -> dict[str, dict[str, Any]]:
-    """What is known of the sets of a task; one that any row's model has seen is seen."""
+    """What is known of the sets of a task; one that any row's model has seen is seen, and one that any row was searched on is
+    for development."""
     found: dict[str, dict[str, Any]] = {}
     for of_row in cells.values():
         for cell in of_row.values():
@@ -70,6 +74,8 @@ def _sets(cells: Mapping[str, Mapping[int, Cell]]) -> dict[str, dict[str, Any]]:
                     | {"uncertain_over": one["figures"]["bootstrap"]["over"]},
                 )
                 known["seen"] = known["seen"] or one["seen"]
+                if one.get("development"):
+                    known["development"] = True
     return found
 
 

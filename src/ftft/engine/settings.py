@@ -56,6 +56,35 @@ class StopSettings:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Between what values a setting is searched."""
+
+    low: float = setting(0.0, "the lowest value")
+    high: float = setting(1.0, "the highest value")
+    scale: Literal["log", "linear"] = setting("log", "equally probable are equal ratios (log) or equal differences (linear)")
+    times: bool = setting(False, "the values are factors of what the recipe says, and not the setting itself")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Trials before a stage trains: each learns for a few steps with other settings and is scored on validation sets; the stage
+    then trains with the best. All of a trial's cost is booked under `search`."""
+
+    on: list[str] = setting((), "validation sets whose mean score decides, those out of distribution too", factory=list)
+    trials: int = setting(100, "settings that are tried, the recipe's own among them", origin="AutoFT: 100 to 500", ge=2)
+    steps: int = setting(20, "optimizer steps of a trial, at a constant learning rate", origin="AutoFT: 10 to 100", ge=1)
+    metric: str | None = setting(None, "the score that decides; by default the task's first (classification: accuracy)")
+    sampler: Literal["tpe", "random"] = setting(
+        "tpe", "tpe: tree-structured Parzen estimator (optuna); random: independent draws", origin="AutoFT"
+    )
+    space: dict[str, Range] = setting(
+        {},
+        "ranges by setting (optimize.learning_rate: {low, high, ...}); by default what the stage's methods say",
+        factory=dict,
+    )
+
+
+@dataclass(frozen=True)
 class DynamicsSettings:
     """What a stage records of its training."""
 

@@ -5,11 +5,13 @@ the protocol of its folder, below; state lives in what the verb returns. A metho
 
 ``needs``     what must be there: "dynamics", "losses", "scoring_model", "calibration", "gradients", "frozen_base", "pairs",
               "blocks", "closure", "generation", "validation", "members", "weights", "base_weights", "base_predictions"
-``offers``    what it can do: "merge", "save_adapter"
+``roles``     the pretrained models it needs beside the stage's own, as the recipe's ``other_models`` names them
+``offers``    what it can do: "merge", "save_adapter", "members" (it takes other stages' models where the recipe names some)
 ``tasks``     the tasks it serves, or ("*",)
 ``coupling``  what a per-example loss depends on: "none", "batch", "group" or "history"
 ``trainable`` "fixed" or "scheduled" (the set of trainable parameters moves during training)
 ``artefact``  what ``combine`` leaves: "weights", "adapter" or "predictor"
+``searched``  what a search varies where the recipe does not say: {"objective.hinge": {"low": 1e-4, "high": 10.0}}
 ``paper``     the source, for the listing
 ``library``   who supplies the mechanism, where it is not ours: "peft", "torch"
 ``exceptions`` what of the contract suite the method does not keep, and why: {"identity": "the factors are random"}
@@ -183,11 +185,16 @@ class Trainables:
 
 @dataclass
 class Artefact:
-    """What ``combine`` leaves: ``kind`` and the state to save (name -> tensor); ``step`` it was taken from, if one."""
+    """What ``combine`` leaves: ``kind`` and the state to save (name -> tensor); ``step`` it was taken from, if one.
+
+    A "predictor" is several models that answer together, and has their states in ``members``, by name, in the place of
+    ``state``. They are of the stage's own architecture; the models of the method's ``roles`` are added by whoever saves it.
+    """
 
     kind: ArtefactKind
-    state: dict[str, torch.Tensor]
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
     step: int | None = None
+    members: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -361,6 +368,18 @@ class Combiner(Protocol):
         checkpoints: Sequence[Checkpoint],
         validation: Validation | None,
     ) -> Artefact: ...
+
+
+@runtime_checkable
+class PredictorCombiner(Combiner, Protocol):
+    """combine, for a method whose artefact is a "predictor": what comes out is no set of weights but several models and a rule
+    for what they say together, at every example or at every token that is decoded."""
+
+    def predictor(self, models: Mapping[str, torch.nn.Module]) -> torch.nn.Module:
+        """One module that the task's forward takes like one of them (a causal language model: with keys and values, so that it
+        writes). ``models``: the artefact's members and those of ``roles``, by name, in evaluation mode, all of one vocabulary
+        or of the same classes. Equal models say together what each of them says."""
+        ...
 
 
 @runtime_checkable

@@ -70,6 +70,7 @@ class MethodHeader:
     class_name: str
     summary: str
     needs: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
     offers: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("*",)
     coupling: str = "none"
@@ -79,6 +80,7 @@ class MethodHeader:
     library: str = ""
     exceptions: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
+    searched: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[SettingHeader, ...] = ()
     package: str = "ftft"
 
@@ -87,7 +89,10 @@ class MethodHeader:
         return "*" in self.tasks or task in self.tasks
 
 
-DECLARATIONS = ("needs", "offers", "tasks", "coupling", "trainable", "artefact", "paper", "library", "exceptions", "example")
+LISTS = ("needs", "roles", "offers", "tasks")  # declared as tuples of words, or as one word
+DECLARATIONS = (
+    *LISTS, "coupling", "trainable", "artefact", "paper", "library", "exceptions", "example", "searched",
+)  # fmt: skip
 
 
 def read_header(path: Path, question: str, verb: str, module: str, package: str = "ftft") -> MethodHeader | None:
@@ -130,7 +135,7 @@ def _read_header(
         elif not statement.target.id.startswith("_"):
             settings.append(_setting(statement, aliases, where))
     lines = (ast.get_docstring(node) or "").strip().splitlines()
-    for name in ("needs", "offers", "tasks"):
+    for name in LISTS:
         if name in declared:
             declared[name] = (declared[name],) if isinstance(declared[name], str) else tuple(declared[name])
     return MethodHeader(

@@ -42,7 +42,9 @@ RANKING = {"auroc": "AUROC", "average_precision": "Average precision"}  # of cla
 def model_card(result: Mapping[str, Any]) -> str:
     """The card in Markdown with its YAML front matter, of a result that may lack anything."""
     main = str(result.get("main") or "")
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": _pipeline(result)}
+    several = dig(result, "stages", main, "artefact", "kind") == "predictor"
+    library = "ftft" if several else "transformers"
+    front: dict[str, Any] = {"library_name": library, "pipeline_tag": _pipeline(result)}
     front["tags"] = ["ftft", *(["dataset-cartography"] if dig(result, "recipe", "stages", main, "use_dynamics_of") else [])]
     base = dig(result, "recipe", "stages", main, "model", "hub")
     if isinstance(base, str):
@@ -52,6 +54,7 @@ def model_card(result: Mapping[str, Any]) -> str:
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {safe(str(result.get('name') or 'model'))}",
         safe(f"Fine-tuned with ftft; this is the model of stage {main}." if main else "Fine-tuned with ftft."),
+        "Several models that answer together: `model, tokenizer = ftft.load(folder)` loads them as one." if several else "",
         safe(found.sentence),
         safe(found.caution),
         *_labels(result),

@@ -52,11 +52,13 @@ class ComparedSet:
     seen: bool
     n: int | None
     uncertain_over: str
+    development: bool = False  # a row's settings were searched on it
 
     @property
     def short(self) -> str:
         """ "OOD", "ID validation", "OOD (seen)"."""
         marks = [self.role.upper(), *([self.split] if self.split != "test" else []), *(["(seen)"] if self.seen else [])]
+        marks += ["(searched on)"] if self.development else []
         return " ".join(marks)
 
     @property
@@ -65,6 +67,7 @@ class ComparedSet:
         facts = [ROLE_NAMES.get(self.role, self.role), self.split]
         facts += [f"n = {count(self.n)}"] if self.n is not None else []
         facts += ["seen by a model, so in no OOD mean"] if self.seen else []
+        facts += [f"a row was searched on it{', so in no OOD mean' * (self.role == 'ood')}"] if self.development else []
         facts += [f"intervals over {self.uncertain_over}"] if self.uncertain_over else []
         return ", ".join(facts)
 
@@ -190,6 +193,7 @@ class Task:
                 bool(dig(one, "seen")),
                 whole(dig(one, "n")),
                 str(dig(one, "uncertain_over") or ""),
+                bool(dig(one, "development")),
             )
             for one in sequence(dig(self.document, "sets"))
         ]

@@ -182,7 +182,11 @@ def _unequal_seeds(task: Task) -> list[str]:
 
 def _seen(task: Task) -> list[str]:
     seen = [one.name for one in task.sets if one.role == "ood" and one.seen]
-    return [f"The OOD mean leaves out {', '.join(seen)}: a model was trained on it."] if seen else []
+    searched = [one.name for one in task.sets if one.role == "ood" and one.development and not one.seen]
+    said = [f"The OOD mean leaves out {', '.join(seen)}: a model was trained on it."] if seen else []
+    return said + (
+        [f"The OOD mean leaves out {', '.join(searched)}: a row's settings were searched on it."] if searched else []
+    )
 
 
 def _written(difference: Difference) -> str:

@@ -9,7 +9,9 @@ from ftft.methods.registry import build_task
 from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
 from ftft.run.measuring import require_heads, require_packing
+from ftft.run.other_models import inspected
 from ftft.run.recipe import Recipe, Stage, pretrained
+from ftft.run.search_space import require_sampler
 from ftft.run.selections import PlannedSelection, plan_selections
 from ftft.run.trainer_stages import trainer_rows
 
@@ -27,6 +29,11 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
         yield f"stage {name}: {header.architecture}, {layers} of {header.layers} layers, {size}"
         for set_name, file in recipe.data.evaluation.items():
             warnings += contamination(header, file, set_name)
+    for name, role, header in inspected(recipe, task):
+        size = f"{header.kept_parameters / 1e6:.1f} M parameters"
+        yield f"stage {name}, {role}: {header.architecture}, {header.layers} layers, {size}"
+        for set_name, file in recipe.data.evaluation.items():
+            warnings += contamination(header, file, set_name)
     data = load_data(recipe.data, inputs=task.inputs, progress=progress)
     counts = ", ".join(
         f"{label} {int((data.train.labels == index).sum()):,}" for index, label in enumerate(data.train.label_names)
@@ -34,6 +41,7 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     yield f"training data: {len(data.train):,} examples{f' ({counts})' if counts else ''}"
     for set_name, one in data.evaluation.items():
         yield f"evaluation set {set_name}: {len(one.examples):,} examples, role {one.role}, {one.split}"
+    require_sampler(recipe)
     require_heads(recipe, task, data.train.label_names)
     require_packing(recipe, task, data.train.label_names)
     own, said = trainer_rows(recipe, data, progress=progress)
@@ -43,7 +51,13 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     plans = plan_selections(recipe, data.train, {name: rows.train for name, rows in own.items()})
     for name, stage in recipe.stages.items():
         yield _plan(name, stage, plans[name], len(own.get(name, data).train))
-        if stage.stop is not None and (steering := [one for one in stage.stop.on if data.evaluation[one].role == "ood"]):
+        if stage.search is not None:
+            yield (
+                f"stage {name}: {stage.search.trials:,} trials of {stage.search.steps:,} steps come first, of "
+                f"{', '.join(stage.search.space)}, by {stage.search.metric} on {', '.join(stage.search.on)}"
+            )
+        by = [*(stage.stop.on if stage.stop else []), *(stage.search.on if stage.search else [])]
+        if steering := [one for one in dict.fromkeys(by) if data.evaluation[one].role == "ood"]:
             yield f"note: stage {name} is steered by out-of-distribution validation data ({', '.join(steering)})"
     for sentence in dict.fromkeys([*warnings, *data.warnings]):
         yield f"warning: {sentence}"

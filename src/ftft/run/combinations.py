@@ -15,7 +15,9 @@ from ftft.errors import UserError, did_you_mean
 from ftft.methods.questions import OF_MODELS, QUESTIONS
 from ftft.methods.registry import build_task, header, list_methods
 from ftft.paths import variables
+from ftft.run.other_models import check_other_models, check_predictor
 from ftft.run.recipe import Recipe, Stage, evaluators
+from ftft.run.search_space import check_search
 from ftft.run.task_combinations import check_coupling, check_merging, check_packing
 from ftft.run.trainer_combinations import check_beginning, check_trainer
 
@@ -38,6 +40,9 @@ def check_combinations(recipe: Recipe) -> None:
         where = f"stages.{name}"
         _check_model(stage.model, f"{where}.model")
         check_beginning(name, stage, _before(name, recipe), where)
+        check_other_models(stage, where)
+        for role, model in stage.other_models.items():
+            _check_model(model, f"{where}.other_models.{role}")
         _check_train(stage.train, f"{where}.train")
         check_coupling(stage, task, where)
         check_packing(stage, task, where)
@@ -51,6 +56,8 @@ def check_combinations(recipe: Recipe) -> None:
         if stage.data is not None:
             _check_file(stage.data, f"{where}.data")
         check_trainer(name, recipe, task)
+        check_predictor(stage, recipe, where)
+        check_search(stage, task, validation_sets(recipe.data), list(recipe.data.evaluation), where)
 
 
 def is_path(source: str, recipe: Recipe) -> bool:
@@ -267,8 +274,8 @@ def _check_models_used(name: str, stage: Stage, recipe: Recipe, where: str) -> N
             raise UserError(f'{where}.use_models_of names "{other}", which is not finished before; name earlier stages')
         if other in stage.use_models_of[:place]:
             raise UserError(f'{where}.use_models_of names "{other}" twice; name each stage once')
-    if stage.use_models_of and "members" not in found.needs:
-        takers = [method.name for method in list_methods("combine") if "members" in method.needs]
+    if stage.use_models_of and "members" not in (*found.needs, *found.offers):
+        takers = [method.name for method in list_methods("combine") if "members" in (*method.needs, *method.offers)]
         raise UserError(f"{where}.use_models_of is given, and {found.name} combines no other models; use {', '.join(takers)}")
     if "members" in found.needs and not stage.use_models_of:
         raise UserError(f"{where}.combine: {found.name} combines several models; name their stages in {where}.use_models_of")

@@ -27,6 +27,7 @@ from ftft.engine.processes import ALONE, Processes
 from ftft.errors import UserError
 from ftft.files import atomic_path, read_json, sha256_file, write_json
 from ftft.methods import registry
+from ftft.methods.predictors import is_predictor, load_finished, predictor_models
 from ftft.models.folder import MODEL_FILE
 from ftft.models.headers import inspect, require_positions
 from ftft.models.kinds import kind_of
@@ -67,15 +68,24 @@ class Evaluation:
 
 
 def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Evaluation set -> stage -> the sentence that says what the stage's model knows of it; only where it does."""
+    """Evaluation set -> stage -> the sentence that says what the stage's model knows of it, or its search of settings; only
+    where it does."""
     found: dict[str, dict[str, str]] = {}
     task = registry.build_task(recipe.task)
-    for name in recipe.stages:
+    for name, stage in recipe.stages.items():
         header = inspect(pretrained(recipe, name), f"stages.{name}.model", kind=task.model)
         require_positions(header, task.longest, f"stages.{name}.model")
+        others = [
+            inspect(one, f"stages.{name}.other_models.{role}", kind=task.model) for role, one in stage.other_models.items()
+        ]
         for set_name, file in recipe.data.evaluation.items():
-            for sentence in contamination(header, file, set_name):
+            for sentence in (said for one in (header, *others) for said in contamination(one, file, set_name)):
                 found.setdefault(set_name, {})[name] = sentence
+            if stage.search is not None and set_name in stage.search.on and file.role == "ood":
+                found.setdefault(set_name, {})[name] = (
+                    f'the settings of stage {name} are searched on the evaluation set "{set_name}", which therefore is no '
+                    "measure of them out of distribution and is in no OOD mean"
+                )
     return found
 
 
@@ -272,8 +282,13 @@ def evaluate_saved(
         notify({"event": "warning", "text": sentence})
 
     settings = ModelSettings(path=str(model))
-    header = inspect(settings, kind=task.model)
-    known = {name: contamination(header, file, name) for name, file in recipe.data.evaluation.items()}
+    parts = predictor_models(model) if is_predictor(model) else [settings]
+    headers = [inspect(part, kind=task.model) for part in parts]
+    header = headers[0]
+    known = {
+        name: [said for one in headers for said in contamination(one, file, name)]
+        for name, file in recipe.data.evaluation.items()
+    }
     for sentence in dict.fromkeys(sentence for found in known.values() for sentence in found):
         notify({"event": "warning", "text": sentence})
 
@@ -284,6 +299,8 @@ def evaluate_saved(
         notify({"event": "warning", "text": f"{model} does not name its classes; they are taken in order: {said}"})
 
     def load() -> Ready:
+        if is_predictor(model):
+            return ready(*load_finished(model, task.model), "auto")
         loaded = load_model(settings, task.model, data.train.label_names, seed=recipe.seed, require_head=True)
         return ready(loaded.model, loaded.processor, "auto")
 

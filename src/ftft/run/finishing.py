@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,13 @@ from ftft.engine.provenance import provenance
 from ftft.errors import UserError
 from ftft.files import copy_file
 from ftft.methods import registry
-from ftft.methods.contract import Adapted, Checkpoint, Selection
+from ftft.methods.contract import Adapted, Artefact, Checkpoint, Selection
 from ftft.methods.created import FILE
+from ftft.methods.predictors import save_predictor
 from ftft.models.loading import LoadedModel, load_saved
 from ftft.models.saving import save_model
+from ftft.run.other_models import load_other
+from ftft.run.searching import Searched
 from ftft.run.selections import learned_prior
 from ftft.run.store import StageFolder
 from ftft.run.validating import WeightsOnValidation
@@ -34,13 +38,14 @@ if TYPE_CHECKING:
 @dataclass
 class Trained:
     """A stage after its training: the ``run`` it is of, the ``model`` it began with (whose weights training has changed in
-    place), what ``adapt`` made of it, and how the ``training`` went."""
+    place), what ``adapt`` made of it, how the ``training`` went, and what was ``searched`` before it."""
 
     run: StageRun
     model: LoadedModel
     adapted: Adapted
     training: Training
     outcome: Outcome
+    searched: Searched | None = None
 
     def finish(self, folder: StageFolder, selection: Selection, preparing: float) -> None:
         """Write model, dynamics and record into ``folder`` and mark it finished. ``preparing``: the seconds before the first
@@ -49,10 +54,9 @@ class Trained:
         combiner = registry.build("combine", run.stage.combine, f"{run.where}.combine")
         validation = self._validation() if "validation" in needs_of(combiner) else None
         artefact = combiner.combine(self._base_state, [*self._checkpoints(), *self._members()], validation)
-        plain = self._plain(artefact.state)
         prior = dict(zip(run.data.train.label_names, learned_prior(selection, run.data.train).tolist()))
         metadata = {"lineage": list(self.model.description.get("lineage", ())), "training_prior": prior}
-        save_model(folder.path("model"), plain, self.model.processor, metadata=metadata)
+        parameters = self._save(folder.path("model"), artefact, metadata)
         if training.dynamics is not None:
             write_dynamics(training.dynamics.dynamics(), folder.path("dynamics.parquet"))
         training.ledger.observe_memory("training")
@@ -60,7 +64,7 @@ class Trained:
             "model": dict(self.model.description),
             "seed": run.seed,
             "precision": training.precision,
-            "parameters": sum(p.numel() for p in plain.parameters()),
+            "parameters": parameters,
             "trainable_parameters": sum(p.numel() for group in training.optimizer.param_groups for p in group["params"]),
             "artefact": {"kind": artefact.kind, "step": artefact.step},
             "selection": {"rule": dict(selection.rule), "counts": dict(selection.counts), "examples": len(selection)},
@@ -72,6 +76,9 @@ class Trained:
             "provenance": provenance(),
         }
         ledger, creation = training.ledger, run.creation
+        if self.searched is not None:
+            summary["search"] = self.searched.to_json()
+            ledger = ledger.merge(self.searched.ledger)
         if creation is not None:
             copy_file(creation.folder.path(FILE), folder.path(FILE))
             created = creation.created
@@ -99,7 +106,8 @@ class Trained:
         """The sets that had a say in what came out, and their roles."""
         steering = list(self.run.steering_sets().values()) if self.training.validate else []
         target = self.run.selection_target()
-        return {one.name: one.role for one in [*steering, *([] if target is None else [target])]}
+        searched = [] if self.searched is None else [self.run.data.evaluation[name] for name in self.searched.search.on]
+        return {one.name: one.role for one in [*steering, *([] if target is None else [target]), *searched]}
 
     def _base_state(self) -> dict[str, torch.Tensor]:
         return dict(self.run.load().model.state_dict())
@@ -107,6 +115,25 @@ class Trained:
     def _validation(self) -> WeightsOnValidation:
         plain = self.run.load().model
         return WeightsOnValidation(self.run.steering(self.model, self.training), plain.to(self.training.accelerator.device))
+
+    def _save(self, place: Path, artefact: Artefact, metadata: Mapping[str, Any]) -> int:
+        """Save what ``combine`` made; the number of its parameters."""
+        run, processor = self.run, self.model.processor
+        if artefact.kind != "predictor":
+            plain = self._plain(artefact.state)
+            save_model(place, plain, processor, metadata=metadata)
+            return sum(one.numel() for one in plain.parameters())
+        dtype = next(iter(self.adapted.model.parameters())).dtype
+
+        def member(name: str) -> torch.nn.Module:
+            # Anew: a state may be the trained model's own tensors, which loading another into that model would overwrite.
+            model = run.load(dtype).model
+            model.load_state_dict(artefact.members[name])
+            return model
+
+        models: dict[str, Any] = {name: partial(member, name) for name in artefact.members}
+        models |= {role: partial(load_other, run, role, dtype) for role in run.stage.other_models}
+        return save_predictor(place, run.stage.combine, run.task.model, models, processor, metadata=metadata)
 
     def _plain(self, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         """The model as it was loaded, with the weights of ``state``."""

@@ -49,7 +49,8 @@ def portable_recipe(recipe: Recipe) -> dict[str, Any]:
         _make_portable(file, "path")
     _make_portable(document["data"], "corrections")
     for stage in document["stages"].values():
-        _make_portable(stage["model"], "path")
+        for model in (stage["model"], *stage["other_models"].values()):
+            _make_portable(model, "path")
         _make_portable(stage.get("data") or {}, "path")
         _make_portable(stage, "use_dynamics_of")
     for key in files_of(build_task(recipe.task)):

@@ -25,6 +25,7 @@ from ftft.run.combinations import check_combinations, is_path
 from ftft.run.evaluators import with_predictions_measured
 from ftft.run.overrides import apply_override
 from ftft.run.recipe import Recipe, Stage, upstream
+from ftft.run.search_space import complete_search
 from ftft.run.yaml_reading import read_yaml_file
 from ftft.validation import check, field_types, join, plain
 
@@ -136,6 +137,9 @@ def named_paths(recipe: Recipe) -> list[tuple[str, str, bool]]:
             found.append((f"stages.{name}.data.path", stage.data.path, False))
         if stage.model.path is not None:
             found.append((f"stages.{name}.model.path", stage.model.path, True))
+        for role, model in stage.other_models.items():
+            if model.path is not None:
+                found.append((f"stages.{name}.other_models.{role}.path", model.path, True))
         if stage.use_dynamics_of is not None and is_path(stage.use_dynamics_of, recipe):
             found.append((f"stages.{name}.use_dynamics_of", stage.use_dynamics_of, False))
     return found
@@ -200,7 +204,7 @@ def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any], task: Task)
     train = stage.train
     if train.steps is not None and "epochs" not in raw.get("train", {}):
         train = dataclasses.replace(train, epochs=None)
-    return dataclasses.replace(stage, train=train, trainer=trainer, **sections)
+    return complete_search(dataclasses.replace(stage, train=train, trainer=trainer, **sections), task, where)
 
 
 def _complete_section(question: str, section: Any, where: str) -> Any:
@@ -264,7 +268,10 @@ def _beside_recipe(recipe: Recipe, folder: Path) -> Recipe:
         if source is not None and source not in recipe.stages:
             source = beside(source, folder)  # "cart" is a path where such a folder is there
         rows = None if stage.data is None else moved(stage.data)
-        stages[name] = dataclasses.replace(stage, model=moved(stage.model), use_dynamics_of=source, data=rows)
+        others = {role: moved(model) for role, model in stage.other_models.items()}
+        stages[name] = dataclasses.replace(
+            stage, model=moved(stage.model), other_models=others, use_dynamics_of=source, data=rows
+        )
     given = {name: beside(path, folder) for name, path in _files_of(recipe).items()}
     return dataclasses.replace(recipe, data=data, stages=stages, task={**recipe.task, **given})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ftft.data.settings import DataFile, DataSettings
-from ftft.engine.settings import DynamicsSettings, ModelSettings, StopSettings, TrainSettings
+from ftft.engine.settings import DynamicsSettings, ModelSettings, SearchSettings, StopSettings, TrainSettings
 from ftft.settings import setting
 
 # Settings that came after stages had been stored and compared: at these values they are left out of every key, so that what
@@ -23,6 +23,8 @@ LATER: dict[str, Any] = {
             "trainer": None,
             "data": None,
             "model": {"stage": None},
+            "other_models": {},
+            "search": None,
             "train": {"end_at": None, "pack": False},
         }
     },
@@ -46,11 +48,15 @@ class Stage:
     use_models_of: list[str] = setting(
         (), "earlier stages whose finished models `combine` gets beside this one's", factory=list
     )
+    other_models: dict[str, ModelSettings] = setting(
+        {}, "pretrained models beside `model` that a method needs, by the role it has for them", factory=dict
+    )
     adapt: Section = setting({"name": "full"}, "which parameters may change", factory=dict)
     objective: Section = setting({"name": "cross_entropy"}, "what is minimised", factory=dict)
     optimize: Section = setting({"name": "adamw"}, "how each step is taken", factory=dict)
     combine: Section = setting({"name": "last"}, "what comes out at the end", factory=dict)
     stop: StopSettings | None = setting(None, "stop before the planned end; null trains to the end")
+    search: SearchSettings | None = setting(None, "search settings of this stage by short trials before it trains; null: none")
     dynamics: DynamicsSettings | None = setting(None, "what to record of the training dynamics; null records nothing")
     trainer: Section | None = setting(
         None, "a trainer of TRL that runs the stage instead of the engine (dpo, kto, grpo); it minimises its own objective"
@@ -75,12 +81,14 @@ def without_later(settings: Mapping[str, Any], later: Mapping[str, Any] = LATER)
     """A recipe's settings (or, with a part of ``LATER``, a part's) for a key: later ones only where they say something."""
     kept: dict[str, Any] = {}
     for name, value in settings.items():
+        if name in later and value == later[name]:
+            continue
         inner = later.get(name, later.get("*"))
         if isinstance(inner, Mapping) and isinstance(value, Mapping):
             kept[name] = without_later(value, inner)
         elif isinstance(inner, Mapping) and isinstance(value, list):
             kept[name] = [without_later(one, inner) if isinstance(one, Mapping) else one for one in value]
-        elif name not in later or value != later[name]:
+        else:
             kept[name] = value
     return kept
 

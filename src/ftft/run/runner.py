@@ -34,8 +34,8 @@ from ftft.files import (
 )
 from ftft.methods import registry
 from ftft.methods.created import FILE as CREATED
+from ftft.methods.predictors import load_finished
 from ftft.methods.selection import read_selection
-from ftft.models.loading import load_saved
 from ftft.paths import expand
 from ftft.run.costs import ErmCost, erm_cost, given_dynamics, lengths_of, upstream, whole_cost
 from ftft.run.evaluating import (
@@ -50,9 +50,11 @@ from ftft.run.evaluating import (
 )
 from ftft.run.evaluators import of_predictions
 from ftft.run.measuring import measure, require_heads, require_packing
+from ftft.run.other_models import require_other_models
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
+from ftft.run.search_space import require_sampler
 from ftft.run.selections import learned_prior, plan_selections
 from ftft.run.stages import FinishedStage, StageRun, begun_with
 from ftft.run.store import StageFolder, Store
@@ -164,6 +166,8 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
     plan_selections(recipe, data.train, {name: one.train for name, one in own.items()})  # refuses before anything is trained
     seen = sets_seen(recipe)
     require_heads(recipe, task, data.train.label_names)
+    require_other_models(recipe, task)
+    require_sampler(recipe)
     require_packing(recipe, task, data.train.label_names)
     processes.once(begin)
     for sentence in [*data.warnings, *said, *said_of(seen)]:
@@ -276,7 +280,7 @@ class _Run:
 
     def _evaluate(self, stage: FinishedStage, kept: StageFolder) -> Evaluation:
         def load() -> Ready:
-            return ready(*load_saved(stage.model_folder, self.task.model), stage.summary["precision"])
+            return ready(*load_finished(stage.model_folder, self.task.model), stage.summary["precision"])
 
         return evaluate(
             kept.predictions,
@@ -326,7 +330,7 @@ class _Run:
         return self._erm
 
     def _lengths(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        _, processor = load_saved(self.stages[name].model_folder, self.task.model)
+        _, processor = load_finished(self.stages[name].model_folder, self.task.model)
         return lengths_of(self.task, self.task.prepare(self.data.train, processor))
 
     def _cost(self, name: str) -> dict[str, Any]:

@@ -39,8 +39,11 @@ from ftft.paths import expand
 from ftft.run import trainer_stages
 from ftft.run.creating import Creation, create
 from ftft.run.finishing import Trained
+from ftft.run.other_models import fingerprints
 from ftft.run.portable import portable_model
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
+from ftft.run.search_space import applied
+from ftft.run.searching import StageSearch, search_sets
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets
@@ -119,6 +122,14 @@ class StageRun:
             return {name: sets[name] for name in named}
         return {name: one for name, one in sets.items() if one.role == "id" and one.split == "validation"}
 
+    def with_settings(self, found: Mapping[str, float]) -> StageRun:
+        """The stage with what its search has found, to be trained."""
+        return self.with_stage(replace(applied(self.stage, found, self.where), search=None))
+
+    def with_stage(self, stage: Stage) -> StageRun:
+        """The same with other settings of the stage."""
+        return replace(self, recipe=replace(self.recipe, stages={**self.recipe.stages, self.name: stage}))
+
     def selection_target(self) -> EvaluationSet | None:
         """The validation set that the selector selects towards, where it is one that does."""
         selector = registry.build("select", self.stage.select, f"{self.where}.select")
@@ -141,7 +152,9 @@ class StageRun:
             stage["use_models_of"] = [self.earlier[name].key for name in self.stage.use_models_of]
         if self.stage.use_model_of is not None:
             stage["use_model_of"] = self.earlier[self.stage.use_model_of].key
-        target = self.selection_target()
+        if self.stage.other_models:
+            stage["other_models"] = fingerprints(self.stage, self.data.train.label_names, self.where)
+        target, searched = self.selection_target(), search_sets(self)
         stage["train"].pop("checkpoint_seconds")
         made = ("create",) if self.stage.create is not None else ()
         for question in (*made, "select", "adapt", "objective", "optimize", "combine"):
@@ -161,6 +174,7 @@ class StageRun:
             "steering": steering if self.validates() else {},
             "dynamics": dynamics_key,
             **({} if target is None else {"target": target.examples.fingerprint}),
+            **({"search": {name: [one.examples.fingerprint, one.merge] for name, one in searched.items()}} if searched else {}),
             **({"task_files": files} if files else {}),
             **({"short_batch": "filled"} if coupling_of(self.task) == "batch" else {}),
         }
@@ -259,11 +273,17 @@ class StageRun:
             preparing = time.perf_counter() - started
             trained = trainer_stages.train(self, folder, model, rows, ledger, accelerator, precision)
             return trained.finish(folder, selection, preparing)
-        training, assembled = self.prepare(chosen, model, ledger, accelerator, precision, folder.folder)
+        run, searched = self, None
+        if self.stage.search is not None:
+            searched = StageSearch(self, folder, model, chosen, accelerator, precision).find()
+            assert searched.best is not None
+            run = self.with_settings(searched.best.settings)
+            started = time.perf_counter()  # what the search took is in its own books
+        training, assembled = run.prepare(chosen, model, ledger, accelerator, precision, folder.folder)
         preparing = time.perf_counter() - started
         outcome = TrainingLoop(training, environment=provenance()).run()
         selection, _ = selection_and_sampler(chosen)
-        trained = Trained(self, model, assembled.adapted, training, outcome)
+        trained = Trained(run, model, assembled.adapted, training, outcome, searched)
         self.processes.once(lambda: trained.finish(folder, selection, preparing))
 
     def prepare(

@@ -23,6 +23,7 @@ from ftft.run.evaluating import Evaluation
 from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe
+from ftft.run.searching import found_by_search
 from ftft.run.stages import FinishedStage
 from ftft.tasks.contract import Task
 
@@ -153,6 +154,8 @@ def stamps(recipe: Recipe, stages: Mapping[str, FinishedStage], data: LoadedData
         steering = [one for one in stage.summary["steered_by"] if data.evaluation[one].role == "ood"]
         if steering:
             found.append(f"stage {name} was steered by out-of-distribution validation data: {', '.join(steering)}")
+        if "search" in stage.summary:
+            found.append(found_by_search(name, stage.summary["search"]))
         if stage.summary["resume_differences"]:
             found.append(f"stage {name} was resumed under other conditions: {'; '.join(stage.summary['resume_differences'])}")
         for source in given_dynamics(recipe.stages, name):

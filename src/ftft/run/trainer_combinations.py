@@ -105,7 +105,7 @@ def _check_methods(stage: Stage, where: str) -> None:
         ("combine", "combines checkpoints that only the engine measures, or other stages' models"),
     ):
         if not _composes(question, getattr(stage, question), f"{where}.{question}"):
-            others = [one.name for one in list_methods(question) if not one.needs and one.trainable == "fixed"]
+            others = [one.name for one in list_methods(question) if not (one.needs or one.roles) and one.trainable == "fixed"]
             raise UserError(
                 f"{where}.{question}: {getattr(stage, question)['name']} {why}, and {name} is run by TRL; "
                 f"use {' or '.join([', '.join(others[:-1]), others[-1]] if len(others) > 1 else others)}"
@@ -114,7 +114,7 @@ def _check_methods(stage: Stage, where: str) -> None:
 
 def _composes(question: str, section: dict[str, object], where: str) -> bool:
     found = header(question, str(section["name"]), where)
-    if set(found.needs) - {"pairs"} or found.trainable != "fixed":
+    if set(found.needs) - {"pairs"} or found.roles or found.trainable != "fixed":
         return False
     return question != "combine" or not build(question, section, where).needs_best
 
@@ -125,6 +125,8 @@ def _check_course(stage: Stage, where: str) -> None:
     name, train = stage.trainer["name"], stage.train
     if stage.stop is not None:
         raise UserError(f"{where}.stop: {name} runs to its planned end; leave stop out, and lower train.epochs or train.steps")
+    if stage.search is not None:
+        raise UserError(f"{where}.search: its trials are trained by the engine, and {name} is run by TRL; leave it out")
     for key in ("evaluate_every", "end_at"):
         if getattr(train, key) is not None:
             raise UserError(f"{where}.train.{key}: only the engine does that, and {name} is run by TRL; leave it out")

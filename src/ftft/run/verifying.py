@@ -54,6 +54,7 @@ _PARTS = {
     "train": "the training data are not those of the run",
     "labels": "the label names differ",
     "steering": "the validation sets that steer the stage are not those of the run",
+    "search": "the validation sets that the stage's search was scored on are not those of the run",
     "dynamics": "the dynamics the stage selected by are not those of the run",
     "target": "the validation set that the stage selects towards is not that of the run",
     "task_files": "the files that the task's settings name are not those of the run ({keys})",
@@ -183,6 +184,7 @@ class _Replay:
             self.recipe, self.name, self.data, registry.build_task(self.recipe.task), self.store, self.earlier,
             self.notify, lambda sentence: self.notify({"event": "warning", "text": sentence}), self.processes,
         )  # fmt: skip
+        searched = self.recorded.get("search")
         precision = self.recorded["precision"]
         model = run.load(weights_in(precision))
         if run.stage.create is not None:  # what was made is the data of what is replayed
@@ -203,6 +205,8 @@ class _Replay:
             mismatch = self._selection_mismatch(selection_and_sampler(chosen)[0]) or (
                 "it is another stage" if changed else None
             )
+            if isinstance(searched, dict):  # the training is replayed, and not the trials before it
+                run = run.with_settings(searched["settings"])
             training, _ = run.prepare(chosen, model, Ledger(), accelerator, precision, None)
         except UserError as error:
             if not changed:
