@@ -35,6 +35,9 @@ class TrainSettings:
         gt=0,
     )
     checkpoint_seconds: float = setting(60.0, "seconds between checkpoints for resuming", gt=0)
+    sharding: Literal["none", "fsdp2"] = setting(
+        "none", "what each of several processes holds while it trains: none: a copy of the model; fsdp2: its shard of it"
+    )
     shuffle: Literal["bucketed", "plain"] = setting(
         "bucketed", "bucketed: random batches of similar length (less padding); plain: a random order"
     )

@@ -15,7 +15,7 @@ from ftft.settings import setting
 LATER_COLUMNS: dict[str, Any] = {"columns": {"inputs": None}}
 LATER: dict[str, Any] = {
     "data": {**LATER_COLUMNS, "corrections": None, "train": LATER_COLUMNS, "evaluation": {"*": LATER_COLUMNS}},
-    "stages": {"*": {"use_model_of": None, "use_models_of": [], "train": {"end_at": None}}},
+    "stages": {"*": {"use_model_of": None, "use_models_of": [], "train": {"end_at": None, "sharding": "none"}}},
 }
 
 Section = dict[str, Any]  # {"name": method, setting: value, ...}; "name" alone may be written as a plain string

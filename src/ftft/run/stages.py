@@ -27,6 +27,7 @@ from ftft.engine.processes import ALONE, Processes
 from ftft.engine.provenance import provenance
 from ftft.engine.scoring import CountedScoring
 from ftft.engine.settings import StopSettings
+from ftft.engine.sharding import Shards
 from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
 from ftft.files import fingerprint, sha256_file
@@ -132,7 +133,8 @@ class StageRun:
         if self.stage.use_model_of is not None:
             stage["use_model_of"] = self.earlier[self.stage.use_model_of].key
         target = self.selection_target()
-        stage["train"].pop("checkpoint_seconds")
+        for of_processes in ("checkpoint_seconds", "sharding"):
+            stage["train"].pop(of_processes, None)  # "none" is already left out
         for question in ("select", "adapt", "objective", "optimize", "combine"):
             method = registry.build(question, stage[question], f"{self.where}.{question}")
             stage[question] = {"name": stage[question]["name"], **asdict(method)}
@@ -228,7 +230,10 @@ class StageRun:
         chosen = self.processes.once(lambda: self._select(folder, model, dynamics, ledger, accelerator.device))
         training, assembled = self.prepare(chosen, model, ledger, accelerator, precision, folder.folder)
         preparing = time.perf_counter() - started
-        outcome = TrainingLoop(training, environment=provenance()).run()
+        sharding = "none" if assembled.shards is None else self.stage.train.sharding
+        outcome = TrainingLoop(training, environment={**provenance(), "sharding": sharding}).run()
+        if assembled.shards is not None:
+            assembled.shards.leave()
         selection, _ = selection_and_sampler(chosen)
         trained = Trained(self, model, assembled.adapted, training, outcome)
         self.processes.once(lambda: trained.finish(folder, selection, preparing))
@@ -257,6 +262,7 @@ class StageRun:
             registry.build("optimize", self.stage.optimize, f"{self.where}.optimize"),
             CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger),
             seed=self.seed,
+            shard=self._shard(),
         )
         schedule = schedule_for(
             self.stage.train, rows, prepared.lengths[rows], seed=self.seed, sampler=sampler, processes=self.processes
@@ -265,6 +271,15 @@ class StageRun:
             folder, assembled, objective, model, prepared, schedule, weights, ledger, accelerator, precision
         )
         return training, assembled
+
+    def _shard(self) -> Callable[[torch.nn.Module], Shards] | None:
+        """What cuts the model, where the recipe asks for it and there is more than one process."""
+        if self.stage.train.sharding == "none":
+            return None
+        if self.processes.count == 1:
+            self.warn(f"{self.where}.train.sharding: the one process holds the whole model; start several with torchrun")
+            return None
+        return lambda model: Shards(model, self.processes)
 
     def select(
         self, model: LoadedModel, dynamics: Dynamics | None, ledger: Ledger, device: torch.device
