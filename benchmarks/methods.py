@@ -48,6 +48,7 @@ def _method(method: MethodHeader) -> str:
         "needs": ", ".join(method.needs),
         "offers": ", ".join(method.offers),
         "tasks": "" if "*" in method.tasks else ", ".join(method.tasks),
+        "on weights in shards": "" if not method.meets_shards else "yes" if method.sharded else "no",
     }
     lines = [f"### {method.name}\n", method.summary]
     lines += [f"- {name}: {value}" for name, value in facts.items() if value]

@@ -233,10 +233,9 @@ SAME_AS_ONE: dict[str, dict[str, Any]] = {
     "batch_of_one": {"batch_size": 1, "steps": 9},
     "stopping": {"patience": 1, "scores": [0.5, 0.6, 0.4, 0.9, 0.9]},
     "sharded": {"sharded": True},
-    "sharded_accumulated": {"sharded": True, "micro": 2},
-    "sharded_fp32": {"sharded": True, "dtype": torch.float32, "seconds": 0.0},
+    "sharded_accumulated": {"sharded": True, "micro": 2, "steps": 6},
+    "sharded_fp32": {"sharded": True, "dtype": torch.float32, "steps": 6},
     "sharded_epoch_end": {"sharded": True, "mode": "epoch_end", "batch_size": 5, "steps": 16},
-    "sharded_lora": {"sharded": True, "methods": {"adapt": "lora"}},
 }
 # name -> settings of a first part, which ends at step 8, and of the second: over other processes, or held by them otherwise.
 CONTINUED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

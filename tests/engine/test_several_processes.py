@@ -89,7 +89,6 @@ def counts(ledger: dict, phase: str) -> tuple[int, ...]:
         ("sharded_accumulated", 1e-10),
         ("sharded_fp32", 1e-6),
         ("sharded_epoch_end", 1e-10),
-        ("sharded_lora", 1e-9),
         *((method, 1e-9) for method in METHODS),
     ],
 )

@@ -71,6 +71,7 @@ def _print_methods(console: Console, methods: list[MethodHeader]) -> None:
         "what it does": [method.summary for method in methods],
         "needs": [", ".join(method.needs) for method in methods],
         "tasks": ["" if "*" in method.tasks or method.question == "tasks" else ", ".join(method.tasks) for method in methods],
+        "sharded": ["" if method.question == "tasks" else "yes" if _sharded(method) else "no" for method in methods],
         "paper": [method.paper for method in methods],
         "supplied by": [method.library for method in methods],
         "from": ["" if method.package == "ftft" else method.package for method in methods],
@@ -90,6 +91,7 @@ def _print_method(console: Console, method: MethodHeader) -> None:
         "needs": ", ".join(method.needs),
         "offers": ", ".join(method.offers),
         "tasks": "" if method.question == "tasks" else "any" if "*" in method.tasks else ", ".join(method.tasks),
+        "works on weights in shards": "" if method.question == "tasks" else "yes" if _sharded(method) else "no",
         "supplied by": method.library,
         "from": "" if method.package == "ftft" else method.package,
     }
@@ -109,6 +111,11 @@ def _print_method(console: Console, method: MethodHeader) -> None:
         "origin of the default": [setting.origin for setting in method.settings],
     }
     _print_table(console, columns)
+
+
+def _sharded(method: MethodHeader) -> bool:
+    """Whether it may stand in a stage with ``train.sharding``."""
+    return bool(method.sharded) or not method.meets_shards
 
 
 def _default(setting: SettingHeader) -> str:

@@ -90,9 +90,10 @@ def _require_dimensions(model: nn.Module) -> None:
 
 
 def _begin_alike(model: nn.Module, processes: Processes) -> None:
-    """Every process' weights become the first one's: an adapter draws its own in each."""
+    """Every process' weights become the first one's, and lie row by row: an adapter draws its own in each, and may leave a
+    factor turned on its side."""
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     for tensor in [*model.parameters(), *buffers]:
-        sent = tensor.detach().to(processes.device, copy=True)
+        sent = tensor.detach().to(processes.device, copy=True).contiguous()
         torch.distributed.broadcast(sent, src=0)
-        tensor.data.copy_(sent)
+        tensor.data = sent.to(tensor.device)

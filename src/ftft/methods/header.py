@@ -61,7 +61,8 @@ class SettingHeader:
 
 @dataclass(frozen=True)
 class MethodHeader:
-    """What a file says of its method. ``question`` is "tasks" for a task; ``package`` is who brought it."""
+    """What a file says of its method. ``question`` is "tasks" for a task; ``package`` is who brought it; ``sharded`` is None
+    where it does not say."""
 
     question: str
     name: str
@@ -72,6 +73,7 @@ class MethodHeader:
     needs: tuple[str, ...] = ()
     offers: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("*",)
+    sharded: bool | None = None
     coupling: str = "none"
     trainable: str = "fixed"
     artefact: str | None = None
@@ -86,8 +88,25 @@ class MethodHeader:
         """Whether the method can be used for the task of that name."""
         return "*" in self.tasks or task in self.tasks
 
+    @property
+    def meets_shards(self) -> bool:
+        """Whether the method touches the weights while they may lie in shards; others work on whole ones in every case."""
+        return self.question in ("adapt", "objective", "optimize") or (self.question == "select" and "losses" in self.needs)
 
-DECLARATIONS = ("needs", "offers", "tasks", "coupling", "trainable", "artefact", "paper", "library", "exceptions", "example")
+
+DECLARATIONS = (
+    "needs",
+    "offers",
+    "tasks",
+    "sharded",
+    "coupling",
+    "trainable",
+    "artefact",
+    "paper",
+    "library",
+    "exceptions",
+    "example",
+)
 
 
 def read_header(path: Path, question: str, verb: str, module: str, package: str = "ftft") -> MethodHeader | None:

@@ -16,6 +16,7 @@ from ftft.methods.questions import OF_MODELS, QUESTIONS
 from ftft.methods.registry import build_task, header, list_methods
 from ftft.paths import variables
 from ftft.run.recipe import Recipe, Stage, evaluators
+from ftft.run.sharding import check_sharding
 
 if TYPE_CHECKING:
     from ftft.tasks.contract import Task
@@ -43,6 +44,7 @@ def check_combinations(recipe: Recipe) -> None:
         _check_models_used(name, stage, recipe, where)
         _check_scoring(name, stage, recipe, where)
         _check_evaluators(stage, recipe.data, where)
+        check_sharding(stage, task, where)
 
 
 def is_path(source: str, recipe: Recipe) -> bool:

@@ -40,6 +40,7 @@ from ftft.run.finishing import Trained
 from ftft.run.portable import portable_model
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
+from ftft.run.sharding import is_measured_while_training
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets
 from ftft.tasks.contract import Prepared, Task, files_of, quantities_of
@@ -118,10 +119,8 @@ class StageRun:
         return self.data.evaluation[selector.target]
 
     def validates(self) -> bool:
-        """Whether the training is measured on the way: for stopping, for the best checkpoint, or because asked for."""
-        combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
-        asked = self.stage.stop is not None or self.stage.train.evaluate_every is not None
-        return asked or combiner.needs_best or "validation" in needs_of(combiner)
+        """Whether the training is measured on the way."""
+        return is_measured_while_training(self.stage, self.where)
 
     def spec(self, model_fingerprint: str, precision: str, dynamics_key: str | None) -> dict[str, Any]:
         """Everything that determines this stage's outcome, and nothing else; its hash is the stage's key."""
@@ -260,7 +259,8 @@ class StageRun:
             registry.build("adapt", self.stage.adapt, f"{self.where}.adapt"),
             objective,
             registry.build("optimize", self.stage.optimize, f"{self.where}.optimize"),
-            CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger),
+            # Of the same batches in every process: an adapter may make its very shape of them.
+            CountedCalibration(self.task, prepared, rows, self.seed, ledger),
             seed=self.seed,
             shard=self._shard(),
         )
