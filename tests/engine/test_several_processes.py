@@ -253,13 +253,28 @@ def test_one_process_is_as_if_there_were_no_others():
     assert launched({"RANK": "x", "WORLD_SIZE": ""}) == (0, 1)
 
 
-def test_splitting_the_model_over_processes_is_refused(monkeypatch):
+def test_splitting_the_model_is_the_recipes_to_say(monkeypatch):
     accelerator = Accelerator(cpu=True)
     assert processes_of(accelerator) == ALONE
     kind = type(accelerator.distributed_type)
     monkeypatch.setattr(type(accelerator), "distributed_type", property(lambda self: kind.FSDP))
-    with pytest.raises(UserError, match="configured for FSDP.*whole copy of the model"):
+    with pytest.raises(UserError, match="configured for FSDP.*sharding: fsdp2"):
         processes_of(accelerator)
+
+
+@pytest.mark.parametrize(("asked", "refused"), [("true", True), ("1", True), ("false", False), (None, False)])
+def test_accelerate_that_was_asked_for_fsdp_on_cpus_is_not_taken_at_its_word(asked, refused, monkeypatch):
+    """It calls itself MULTI_CPU then, and trains whole copies."""
+    accelerator = Accelerator(cpu=True)
+    kind = type(accelerator.distributed_type)
+    monkeypatch.setattr(type(accelerator), "distributed_type", property(lambda self: kind.MULTI_CPU))
+    if asked is not None:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
+    if refused:
+        with pytest.raises(UserError, match="configured for FSDP.*sharding: fsdp2"):
+            processes_of(accelerator)
+    else:
+        assert processes_of(accelerator) == ALONE
 
 
 def test_precision_is_the_runs_own_whatever_accelerate_is_configured_for(script, tmp_path, monkeypatch):
