@@ -28,6 +28,15 @@ def some_blocks(tokenizer: Any, encoder: bool, count: int = 6, length: int = 32)
     return blocks
 
 
+def inputs_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    """What the model is given from now on, call by call."""
+    seen: list[torch.Tensor] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["input_ids"]), with_kwargs=True
+    )
+    return seen
+
+
 def test_the_parts_of_electras_loss_are_those_of_the_paper() -> None:
     """In float64 with numpy: the generator's mean over the chosen positions, the discriminator's over all real ones."""
     source = np.random.default_rng(0)
@@ -115,10 +124,7 @@ def test_replacements_are_drawn_from_the_generator_and_a_right_one_counts_as_rea
 
 def test_the_generator_sees_only_masks_where_it_is_to_tell(electra: Replaced, tokenizers_of_text: Callable[[str], Any]) -> None:
     blocks = some_blocks(tokenizers_of_text("replaced"), encoder=True)
-    seen: list[torch.Tensor] = []
-    electra.generator.electra.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
-    )
+    seen = inputs_of(electra.generator.electra)
     electra.loss(blocks, numbers(3))
     chosen = choose(blocks, electra.special, numbers(3))
     assert (seen[0][chosen] == electra.mask).all() and torch.equal(seen[0][~chosen], blocks[~chosen])
@@ -130,12 +136,8 @@ def test_the_masked_loss_is_that_of_transformers_on_the_chosen_positions(
     tokenizer = tokenizers_of_text("masked")
     objective = Masked(tiny_kinds["tiny-mlm"], tokenizer, seed=0)
     blocks = some_blocks(tokenizer, encoder=True)
-    seen: list[torch.Tensor] = []
-    hook = objective.model.bert.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
-    )
+    seen = inputs_of(objective.model.bert)
     ours = float(objective.loss(blocks, numbers(4))["loss"].detach())
-    hook.remove()
     chosen = choose(blocks, objective.special, numbers(4))
     assert (seen[0][chosen] == tokenizer.mask_token_id).float().mean() > 0.5
     theirs = objective.model(input_ids=seen[0], labels=blocks.masked_fill(~chosen, -100)).loss

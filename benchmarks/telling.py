@@ -1,0 +1,30 @@
+"""How a benchmark tells its result: as JSON, with what it was measured on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftft.engine.provenance import provenance
+
+_MACHINE = ("processor", "processor_flags", "architecture", "cpu_capability", "threads")
+
+
+def tell(benchmark: str, fields: Mapping[str, Any], *, machine: Mapping[str, Any], out: Path | None) -> None:
+    """Print ``fields`` with the versions and the processor (no host name, no path) and the rest that is known of the
+    ``machine``; write them to ``out`` where it is given."""
+    here = provenance()
+    result = {
+        "format": 1,
+        "benchmark": benchmark,
+        **fields,
+        "machine": {key: here[key] for key in _MACHINE} | dict(machine),
+        "python": here["python"],
+        "versions": here["versions"],
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
