@@ -79,7 +79,7 @@ class Trial:
         return registry.build(question, section, question)
 
     def assembled(self, model: torch.nn.Module, ledger: Ledger | None = None) -> Assembled:
-        torch.manual_seed(11)
+        torch.manual_seed(self.processes.seed(11))
         data = self.data()
         calibration = CountedCalibration(TextClassification(), data, np.arange(len(data)), 0, ledger or Ledger())
         adapt, objective, optimize = (self.method(question) for question in ("adapt", "objective", "optimize"))

@@ -48,6 +48,7 @@ def main(model: Path, out: Path) -> None:
             shards.leave()
             said["losses"] = trained.losses
             if processes.is_first:
+                said["logits"] = trial.logits(adapted.model).tolist()  # alone: nothing of the others is needed any more
                 save_file({key: value.contiguous() for key, value in adapted.merged().items()}, out / f"{name}.safetensors")
         except Exception:
             said["error"] = traceback.format_exc()

@@ -51,9 +51,11 @@ def test_in_shards_it_trains_as_on_the_whole_model(header: MethodHeader, model: 
     assert not any("error" in one for one in found), found[0].get("error", found[1].get("error"))
     shares = np.array([one["shares"] for one in found])
     assert np.allclose(shares.sum(axis=0), 1.0) and (shares < 1.0).any(axis=0).mean() > 0.9, "each holds about a half"
-    one = tried(model, how["parts"], how["rate"], ALONE, sharded=False).train(how["steps"])
+    alone = tried(model, how["parts"], how["rate"], ALONE, sharded=False)
+    one = alone.train(how["steps"])
     for losses in (one_process["losses"] for one_process in found):
         np.testing.assert_allclose(losses, one.losses, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(found[0]["logits"], alone.logits(one.assembled.adapted.model), rtol=0, atol=1e-9)
     merged, expected = load_file(left / f"{name}.safetensors"), one.assembled.adapted.merged()
     assert merged.keys() == expected.keys()
     for key, value in expected.items():

@@ -314,6 +314,10 @@ def main(folder: Path) -> None:
     with torch.no_grad():
         broken.loop.unwrapped.classifier.weight.fill_(float("nan"))
     refused(folder, "nan", broken.go)
+    broken = Run(folder / "nan_shard", sharded=True)
+    if not processes.is_first:
+        own_part(broken.loop.unwrapped.classifier.weight.detach()).fill_(float("nan"))
+    refused(folder, "nan_shard", broken.loop._require_finite_weights)
     broken = Run(folder / "unwritable")
     broken.loop.checkpoints.save = lambda *args, **kwargs: full_disk()
     refused(folder, "unwritable", broken.go)

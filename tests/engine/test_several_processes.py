@@ -234,7 +234,13 @@ def test_another_number_of_processes_warns_and_is_marked(folder):
 
 
 def test_what_one_process_cannot_do_stops_all_with_its_sentence(folder):
-    for name, words in (("once", "the disk is full"), ("unwritable", "the disk is full"), ("nan", "loss became nan at step 1")):
+    words_of = {
+        "once": "the disk is full",
+        "unwritable": "the disk is full",
+        "nan": "loss became nan at step 1",
+        "nan_shard": "the weights became infinite or NaN",
+    }
+    for name, words in words_of.items():
         sentences = [(folder / f"{name}-{rank}.txt").read_text() for rank in range(2)]
         assert sentences[0] == sentences[1] and words in sentences[0]
 
