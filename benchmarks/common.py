@@ -29,7 +29,7 @@ import pyarrow as pa
 import torch
 import transformers
 from accelerate import Accelerator
-from telling import tell
+from telling import cores, tell
 from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ftft.bridges.recorder import DynamicsRecorder
@@ -484,11 +484,6 @@ def report(name: str, arguments: Namespace, job: Job, results: dict[str, Any]) -
     model = "all-MiniLM-L6-v2" if job.size == "minilm" else job.size
     fields = {"smoke": arguments.smoke, **results, "settings": {"model": model, **settings}}
     tell(name, fields, machine={"cores": cores(), "load_before": LOAD_BEFORE}, out=arguments.out)
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 LOAD_BEFORE = round(os.getloadavg()[0], 2)  # processes that wanted to compute, over the last minute: 0 is an idle machine

@@ -25,7 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
-from telling import tell
+from telling import between_markers, tell
 
 from ftft.engine.precision import Precision, resolve
 from ftft.pretraining.kinds import KINDS, MINUTES, VOCABULARY, Kind
@@ -145,8 +145,7 @@ def table(result: dict[str, Any]) -> str:
 
 def written(page: str, result: dict[str, Any]) -> str:
     """The page with the table between its markers."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(result)}\n{END}{rest.split(END)[1]}"
+    return between_markers(page, BEGIN, END, table(result))
 
 
 def options() -> Namespace:

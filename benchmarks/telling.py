@@ -1,8 +1,9 @@
-"""How a benchmark tells its result: as JSON, with what it was measured on."""
+"""How a benchmark tells its result: as JSON, with what it was measured on, and between the markers of a page."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,15 @@ def tell(benchmark: str, fields: Mapping[str, Any], *, machine: Mapping[str, Any
     print(text)
     if out:
         out.write_text(text + "\n", encoding="utf-8")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def between_markers(page: str, begin: str, end: str, content: str) -> str:
+    """The page with ``content`` on lines of its own between the markers, in the place of what stood there."""
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{content}\n{end}{after}"

@@ -97,6 +97,7 @@ def describe(kind: Any) -> str:
 def show(value: Any) -> str:
     """A value as it would stand in YAML, short."""
     if isinstance(value, str):
+        value = value.replace("\n", "\\n")
         return f'"{value}"' if len(value) <= 60 else f'"{value[:57]}..."'
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -55,7 +56,12 @@ def train(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_kind_of_dynamics_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("here", [True, False])
+def test_every_kind_of_dynamics_is_drawn_and_no_folder_of_the_machine_is_told(
+    here: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path if here else tmp_path / "elsewhere")
     table = make()
     (tmp_path / "run" / "stages" / "reference").mkdir(parents=True)
     write_dynamics(table, tmp_path / "run" / "stages" / "reference" / "dynamics.parquet")
@@ -69,7 +75,42 @@ def test_every_kind_of_dynamics_is_drawn(tmp_path: Path, capsys: pytest.CaptureF
         assert call(capsys, "map", tmp_path / source, "--out", out) == (0, "")
         found = data_of(out)
         assert found["ids"] == [f"e{row}" for row in range(N)] and found["texts"] is None
-        assert found["maps"][0]["source"] == str(tmp_path / source) and len(found["maps"][0]["trajectory"]) == E
+        assert found["maps"][0]["source"] == source and len(found["maps"][0]["trajectory"]) == E
+        assert str(tmp_path) not in out.read_text(encoding="utf-8")
+
+
+def test_maps_of_one_name_are_told_apart_by_the_ends_of_their_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = [tmp_path / "alice" / side / "run" / "d.parquet" for side in ("a", "b")]
+    for seed, source in enumerate(sources):
+        source.parent.mkdir(parents=True)
+        write_dynamics(make(seed), source)
+    out = tmp_path / "map.html"
+    for pair, expected in (
+        (sources, ["in a/run/d.parquet", "in b/run/d.parquet"]),
+        ([sources[0], sources[0]], ["in d.parquet", "in d.parquet"]),
+    ):
+        assert call(capsys, "map", *pair, "--out", out) == (0, "")
+        assert [one["name"] for one in data_of(out)["maps"]] == expected
+        assert "alice" not in out.read_text(encoding="utf-8")
+
+
+def test_names_that_are_no_utf_8_crash_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xff"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    write_dynamics(make(), tmp_path / "d.parquet")
+    (tmp_path / "d.parquet").rename(folder / "dynamics.parquet")
+    out = tmp_path / "map.html"
+    for arguments in ((folder, "--out", out), (tmp_path, "--out", folder / "map.html")):
+        code, said = call(capsys, "map", *arguments)
+        assert code == 2 and said.startswith("error: the path '/") and "is not valid UTF-8" in said and not out.exists()
+    monkeypatch.chdir(folder)
+    assert call(capsys, "map", ".", "--out", out) == (0, "")
+    assert data_of(out)["maps"][0]["name"] == "in r?"
 
 
 def test_texts_are_shown_and_left_out(tmp_path: Path, train: Path, capsys: pytest.CaptureFixture[str]) -> None:

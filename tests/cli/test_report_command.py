@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ftft.cli.main import main
+from ftft.dynamics.parquet import read_dynamics
+from ftft.dynamics.table import Dynamics
 from ftft.files import FolderLock
 
 COMMITTED = Path(__file__).parents[2] / "results" / "standing"
@@ -42,6 +44,18 @@ def test_an_untouched_run_gets_the_same_bytes(moved: Path, capsys: pytest.Captur
     assert after == before
     said = capsys.readouterr().out
     assert f"page: {moved / 'report.html'}" in said and "Minus erm" in said
+
+
+def test_what_a_run_holds_is_read_once_for_page_and_terminal(moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def once(path: Path) -> Dynamics:
+        read.append(path)
+        return read_dynamics(path)
+
+    monkeypatch.setattr("ftft.report.parts.read_dynamics", once)
+    assert call("report", moved) == 0
+    assert read == [moved / "stages" / "reference" / "dynamics.parquet"]
 
 
 def test_a_comparison_gets_its_page_and_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
-"""A small real training with any methods: a tiny BERT that learns which word of feeling a sentence holds, through our loop."""
+"""A small real training with any methods, through our loop: a tiny BERT that learns which word of feeling a sentence holds, or
+for methods of language models alone a tiny Llama that learns to answer with it."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
+from transformers import LlamaForCausalLM
 
 from ftft.data.examples import Examples
 from ftft.engine.assembly import Assembled, assemble
@@ -26,6 +28,7 @@ from ftft.engine.sharding import Shards
 from ftft.methods import registry
 from ftft.methods.contract import Sampler
 from ftft.run.selections import rows_and_weights, selection_and_sampler
+from ftft.tasks.causal_language_modelling import CausalLanguageModelling
 from ftft.tasks.contract import Prepared
 from ftft.tasks.text_classification import TextClassification
 
@@ -37,6 +40,24 @@ FILLERS = ("the", "film", "movie", "plot", "acting", "food", "place", "dog")
 
 class Stopped(Exception):
     """The process was killed here."""
+
+
+def answers() -> Examples:
+    """The same sentences as prompts, each with two answers."""
+    texts = sentences().inputs["text"].to_pylist()[: EXAMPLES // 2]
+    inputs = {
+        "prompt": pa.array([text for text in texts for _ in range(2)]),
+        "completion": pa.array([f"{word} {text.split()[0]}" for text in texts for word in ("happy film", "boring the place")]),
+    }
+    ids = pa.array([f"a{row}" for row in range(EXAMPLES)])
+    return Examples(ids, inputs, np.zeros(EXAMPLES, dtype=np.int64), (), "generated answers")
+
+
+# The tasks that methods are tried on: a task, and its examples. The first that a method serves is taken.
+TRIED: dict[str, tuple[Any, Callable[[], Examples]]] = {
+    "text_classification": (TextClassification(max_length=32), lambda: sentences()),
+    "causal_language_modelling": (CausalLanguageModelling(max_length=32, add_end=False), answers),
+}
 
 
 def sentences() -> Examples:
@@ -60,16 +81,30 @@ class Trial:
     rate: float | None = None  # of the optimizer, where its default is too low for six steps to show anything
     dropout: float = 0.0
     dtype: torch.dtype = torch.float64
+    kind: str = "text_classification"
     processes: Processes = ALONE
     sharded: bool = False  # over the processes
 
+    @property
+    def task(self) -> Any:
+        return TRIED[self.kind][0]
+
+    @property
+    def examples(self) -> Examples:
+        return TRIED[self.kind][1]()
+
     def model(self) -> torch.nn.Module:
         """The same pretrained model every time."""
+        if self.kind == "causal_language_modelling":
+            config = self.make_model("llama", attention_dropout=self.dropout).config
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(7)
+                return LlamaForCausalLM(config).to(self.dtype).eval()
         dropout = {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}
         return self.make_model("bert", **dropout).to(self.dtype)
 
     def data(self) -> Prepared:
-        return TextClassification(max_length=32).prepare(sentences(), self.tokenizer)
+        return self.task.prepare(self.examples, self.tokenizer)
 
     def method(self, question: str) -> Any:
         section = self.parts[question] if question in self.parts else PLAIN[question]
@@ -81,14 +116,14 @@ class Trial:
     def assembled(self, model: torch.nn.Module, ledger: Ledger | None = None) -> Assembled:
         torch.manual_seed(self.processes.seed(11))
         data = self.data()
-        calibration = CountedCalibration(TextClassification(), data, np.arange(len(data)), 0, ledger or Ledger())
+        calibration = CountedCalibration(self.task, data, np.arange(len(data)), 0, ledger or Ledger())
         adapt, objective, optimize = (self.method(question) for question in ("adapt", "objective", "optimize"))
         shard = (lambda adapted: Shards(adapted, self.processes)) if self.sharded else None
         return assemble(model, adapt, objective, optimize, calibration, shard=shard)
 
     def sampler(self) -> Sampler | None:
         """Of the ``select`` method, where one is tried that chooses while training."""
-        return self.method("select").select(sentences(), None, seed=3) if "select" in self.parts else None
+        return self.method("select").select(self.examples, None, seed=3) if "select" in self.parts else None
 
     def schedule(self, data: Prepared, steps: int) -> Schedule:
         sampler = self.sampler()
@@ -120,7 +155,7 @@ class Trial:
 
         training = Training(
             models=assembled.models,
-            task=TextClassification(max_length=32),
+            task=self.task,
             data=data,
             schedule=self.schedule(data, steps),
             objective=self.method("objective"),
@@ -148,8 +183,7 @@ class Trial:
 
     def logits(self, model: torch.nn.Module) -> torch.Tensor:
         """Of all examples, in evaluation mode."""
-        data = self.data()
-        task = TextClassification(max_length=32)
+        data, task = self.data(), self.task
         was_training = model.training
         with torch.no_grad():
             logits = task.forward(model.eval(), task.collate(data, np.arange(len(data))))
@@ -157,9 +191,9 @@ class Trial:
         return logits
 
     def confidence(self, model: torch.nn.Module) -> float:
-        """The mean probability of the right class over all examples, in evaluation mode."""
-        probabilities = torch.softmax(self.logits(model), dim=-1)
-        return float(probabilities.gather(1, torch.from_numpy(sentences().labels)[:, None]).mean())
+        """The mean probability of the right class, or of the right tokens, over all examples, in evaluation mode."""
+        batch = self.task.collate(self.data(), np.arange(EXAMPLES))
+        return float((-self.task.per_example_loss(self.logits(model), batch)).exp().mean())
 
 
 @dataclass

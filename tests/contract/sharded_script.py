@@ -20,14 +20,15 @@ from ftft.engine.processes import Processes, processes_of
 from ftft.state.shards import in_shards, own_part
 
 
-def tried(folder: Path, parts: dict[str, Any], rate: float | None, processes: Processes, *, sharded: bool) -> Trial:
-    """A trial on the model in ``folder``, with these methods."""
+def tried(folders: dict[str, str], asked: dict[str, Any], processes: Processes, *, sharded: bool) -> Trial:
+    """A trial of the methods asked for, on the models in ``folders`` (architecture -> folder)."""
 
     def model(architecture: str, **changes: Any) -> torch.nn.Module:
-        return AutoModelForSequenceClassification.from_pretrained(folder, **changes).eval()
+        return AutoModelForSequenceClassification.from_pretrained(folders[architecture], **changes).eval()
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Trial(model, tokenizer, parts, rate, processes=processes, sharded=sharded)
+    tokenizer = AutoTokenizer.from_pretrained(folders["bert"])
+    given = {"kind": asked["kind"], "processes": processes, "sharded": sharded}
+    return Trial(model, tokenizer, asked["parts"], asked["rate"], **given)
 
 
 def shares(parameters: list[torch.nn.Parameter]) -> list[float]:
@@ -35,12 +36,13 @@ def shares(parameters: list[torch.nn.Parameter]) -> list[float]:
     return [own_part(parameter).numel() / parameter.numel() for parameter in parameters]
 
 
-def main(model: Path, out: Path) -> None:
+def main(out: Path) -> None:
     processes = processes_of(Accelerator(cpu=True))
-    for name, asked in json.loads((out / "asked.json").read_text()).items():
+    given = json.loads((out / "asked.json").read_text())
+    for name, asked in given["trials"].items():
         said: dict[str, Any] = {}
         try:
-            trial = tried(model, asked["parts"], asked["rate"], processes, sharded=True)
+            trial = tried(given["folders"], asked, processes, sharded=True)
             trained = trial.train(asked["steps"])
             adapted, shards = trained.assembled.adapted, trained.assembled.shards
             assert shards is not None and in_shards(adapted.model)
@@ -63,4 +65,4 @@ def main(model: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

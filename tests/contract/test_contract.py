@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from contract_trial import BATCH, EXAMPLES, Stopped, Trial, sentences
+from contract_trial import BATCH, EXAMPLES, TRIED, Stopped, Trial, sentences
 
 from ftft.data.examples import EvaluationSet
+from ftft.data.hashing import fingerprint_examples
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
 from ftft.methods import registry
@@ -29,7 +30,7 @@ from ftft.tasks.text_classification import TextClassification
 
 EXCEPTIONS = ("identity", "micro_batches", "learns", "merge", "records")
 METHODS = registry.list_methods()
-SERVING = [one for one in METHODS if one.serves("text_classification")]
+SERVING = [one for one in METHODS if any(one.serves(task) for task in TRIED)]
 SAMPLERS = [one for one in SERVING if one.question == "select" and "losses" in one.needs]
 TRAINED = [one for one in SERVING if one.question in ("adapt", "objective", "optimize")] + SAMPLERS
 RATES = {"optimize": None, "adapt": 0.05, "objective": 0.05, "select": 0.05}  # of plain SGD beside another method
@@ -37,6 +38,11 @@ RATES = {"optimize": None, "adapt": 0.05, "objective": 0.05, "select": 0.05}  # 
 
 def named(headers: list[MethodHeader]) -> Any:
     return pytest.mark.parametrize("header", headers, ids=lambda one: f"{one.question}.{one.name}")
+
+
+def kind(header: MethodHeader) -> str:
+    """The task that a method is tried on."""
+    return next(task for task in TRIED if header.serves(task))
 
 
 def section(header: MethodHeader) -> dict[str, Any]:
@@ -59,7 +65,7 @@ def trial(tiny_model: Callable[..., Any], tiny_tokenizer: Any) -> Callable[..., 
         parts = {header.question: section(header)}
         if "pairs" in header.needs:
             parts["adapt"] = {"name": "lora"}
-        return Trial(tiny_model, tiny_tokenizer, parts, RATES.get(header.question), **changes)
+        return Trial(tiny_model, tiny_tokenizer, parts, RATES.get(header.question), kind=kind(header), **changes)
 
     return make
 
@@ -193,13 +199,11 @@ def test_its_cost_is_reported(header: MethodHeader, trial: Callable[..., Trial])
 def test_an_objective_gives_each_examples_loss(header: MethodHeader, trial: Callable[..., Trial]) -> None:
     tried = trial(header)
     assembled = tried.assembled(tried.model())
-    data = tried.data()
-    task = TextClassification(max_length=32)
+    data, task = tried.data(), tried.task
     batch = task.collate(data, np.arange(BATCH))
     loss = tried.method("objective").start(assembled.models, task)(batch)
     assert loss.per_example.shape == (BATCH,) and loss.per_example.dtype == torch.float32 and not loss.per_example.requires_grad
-    assert loss.total.requires_grad and loss.units == BATCH and torch.isfinite(loss.total)
-    assert loss.outputs.shape == (BATCH, 2)
+    assert loss.total.requires_grad and torch.isfinite(loss.total) and len(loss.outputs) == BATCH
 
 
 @named([one for one in TRAINED if one.question == "optimize"])
@@ -210,15 +214,15 @@ def test_at_a_learning_rate_of_0_nothing_moves(header: MethodHeader, trial: Call
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for group in assembled.optimizer.param_groups:
         group["lr"] = 0.0
-    task, data = TextClassification(max_length=32), tried.data()
+    task, data = tried.task, tried.data()
     loss_of = tried.method("objective").start(assembled.models, task)
 
     def closure() -> float:
         loss = loss_of(task.collate(data, np.arange(BATCH)))
         if torch.is_grad_enabled():
             assembled.optimizer.zero_grad()
-            (loss.total / loss.units).backward()
-        return float(loss.total.detach()) / loss.units
+            (loss.total / BATCH).backward()
+        return float(loss.total.detach()) / BATCH
 
     for step in range(2):
         for hook in assembled.before_step:
@@ -236,13 +240,13 @@ def test_at_a_learning_rate_of_0_nothing_moves(header: MethodHeader, trial: Call
 
 
 def of(question: str) -> list[MethodHeader]:
-    return [one for one in METHODS if one.question == question and one.serves("text_classification")]
+    return [one for one in SERVING if one.question == question]
 
 
 @named([one for one in of("select") if one not in SAMPLERS])
 def test_a_selection_is_of_the_pool_and_the_same_every_time(header: MethodHeader) -> None:
     method = registry.build("select", section(header), "select")
-    pool, dynamics = sentences(), some_dynamics()
+    pool, dynamics = TRIED[kind(header)][1](), some_dynamics()
     given = {"scoring": _Embedding()} if "scoring_model" in header.needs else {}
     chosen, again = (method.select(pool, dynamics, seed=3, **given) for _ in range(2))
     assert 0 < len(chosen) <= len(pool) and chosen.ids.equals(again.ids) and np.array_equal(chosen.weights, again.weights)
@@ -252,6 +256,20 @@ def test_a_selection_is_of_the_pool_and_the_same_every_time(header: MethodHeader
     backwards = np.arange(len(pool))[::-1]
     reordered = method.select(pool.take(backwards), dynamics, seed=3, **given)
     assert sorted(reordered.ids.to_pylist()) == sorted(chosen.ids.to_pylist()), "the order of the rows is no reason"
+
+
+@named(of("create"))
+def test_what_is_made_has_parents_and_is_the_same_every_time(header: MethodHeader) -> None:
+    """From the same answers the same examples, each with an id of its own and the id of a parent; their rule can be written."""
+    method, pool = registry.build("create", section(header), "create"), TRIED[kind(header)][1]()
+    created, again = (method.create(pool, _Writing()) for _ in range(2))
+    examples, parents = created.examples, created.parents.to_pylist()
+    assert examples.ids.equals(again.examples.ids) and examples.fingerprint == again.examples.fingerprint
+    assert len(examples) == len(parents) == len(created.sources) > 0 and set(parents) <= set(pool.ids.to_pylist())
+    assert len(set(examples.ids.to_pylist())) == len(examples) and examples.inputs.keys() == pool.inputs.keys()
+    found = fingerprint_examples(examples.ids, examples.inputs, examples.labels, examples.label_names)
+    assert found == examples.fingerprint, "a fingerprint is of what the examples say"
+    assert json.loads(json.dumps([dict(created.rule), dict(created.counts)]))[0]["name"] == header.name
 
 
 @named(SAMPLERS)
@@ -346,12 +364,24 @@ def test_an_evaluator_measures_and_its_figures_can_be_written(header: MethodHead
     assert written[0] == written[2] != written[1]
 
 
+class _Writing:
+    """A model that answers every other example, and that with the number of its place."""
+
+    def write(self, examples: Any, most: int) -> list[str | None]:
+        return [f"{place}" if place % 2 else None for place in range(len(examples))]
+
+
 class _Embedding:
-    """A scoring model that places every sentence by the letters it is made of; the target are those with a good word."""
+    """A scoring model that places every sentence, and says of it, by the letters it is made of; those with a good word are the
+    target."""
 
     def embed(self, examples: Any) -> np.ndarray:
-        texts = examples.inputs["text"].to_pylist()
+        texts = ["".join(row) for row in zip(*(column.to_pylist() for column in examples.inputs.values()))]
         return np.array([[text.count(letter) for letter in "abcdefghijklmnop"] for text in texts], dtype=np.float32)
+
+    def predictions(self, examples: Any) -> np.ndarray:
+        found = self.embed(examples)[:, :3]
+        return np.stack([-found[:, 0], found[:, 1] / 9, 1 + found[:, 2]], axis=1)
 
     def target(self, name: str) -> Any:
         return sentences().take(np.flatnonzero(sentences().labels == 1))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sharded_script import tried
-from test_contract import RATES, TRAINED, named, planned, section
+from test_contract import RATES, TRAINED, kind, named, planned, section
 
 from ftft.engine.processes import ALONE
 from ftft.methods.header import MethodHeader
@@ -23,21 +23,21 @@ SAYING_YES = [one for one in TRAINED if one.sharded]
 
 def asked(header: MethodHeader) -> dict[str, Any]:
     parts = {header.question: section(header), **({"adapt": "lora"} if "pairs" in header.needs else {})}
-    return {"parts": parts, "rate": RATES.get(header.question), "steps": planned(header, 3)}
+    return {"kind": kind(header), "parts": parts, "rate": RATES.get(header.question), "steps": planned(header, 3)}
 
 
 @pytest.fixture(scope="module")
-def model(tiny_folder: Callable[..., Path]) -> Path:
-    return tiny_folder("bert")
+def folders(tiny_folder: Callable[..., Path]) -> dict[str, str]:
+    return {architecture: str(tiny_folder(architecture)) for architecture in ("bert", "llama")}
 
 
 @pytest.fixture(scope="module")
-def left(model: Path, launch_processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def left(folders: dict[str, str], launch_processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one pair of processes left of all methods."""
     folder = tmp_path_factory.mktemp("sharded")
-    every = {f"{one.question}.{one.name}": asked(one) for one in SAYING_YES}
-    (folder / "asked.json").write_text(json.dumps(every))
-    child = launch_processes(str(SCRIPT), str(model), str(folder))
+    trials = {f"{one.question}.{one.name}": asked(one) for one in SAYING_YES}
+    (folder / "asked.json").write_text(json.dumps({"folders": folders, "trials": trials}))
+    child = launch_processes(str(SCRIPT), str(folder))
     output, _ = child.communicate(timeout=400)
     assert child.returncode == 0, output[-5000:]
     return folder
@@ -45,13 +45,13 @@ def left(model: Path, launch_processes: Any, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.processes
 @named(SAYING_YES)
-def test_in_shards_it_trains_as_on_the_whole_model(header: MethodHeader, model: Path, left: Path) -> None:
+def test_in_shards_it_trains_as_on_the_whole_model(header: MethodHeader, folders: dict[str, str], left: Path) -> None:
     name, how = f"{header.question}.{header.name}", asked(header)
     found = [json.loads((left / f"{name}-{rank}.json").read_text()) for rank in range(2)]
     assert not any("error" in one for one in found), found[0].get("error", found[1].get("error"))
     shares = np.array([one["shares"] for one in found])
     assert np.allclose(shares.sum(axis=0), 1.0) and (shares < 1.0).any(axis=0).mean() > 0.9, "each holds about a half"
-    alone = tried(model, how["parts"], how["rate"], ALONE, sharded=False)
+    alone = tried(folders, how, ALONE, sharded=False)
     one = alone.train(how["steps"])
     for losses in (one_process["losses"] for one_process in found):
         np.testing.assert_allclose(losses, one.losses, rtol=0, atol=1e-10)

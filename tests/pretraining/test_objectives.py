@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from ftft.pretraining.kinds import KINDS, Kind
+from ftft.pretraining.kinds import KINDS, VOCABULARY, Kind
 from ftft.pretraining.masking import choose
+from ftft.pretraining.models import new_decoder
 from ftft.pretraining.objectives import Causal, Masked, Replaced, figures, replaced_token_loss
 from ftft.pretraining.tokenizing import bytes_of_tokens
 
@@ -170,18 +172,12 @@ def test_the_discriminators_figures_count_what_it_finds() -> None:
     ("name", "least", "most"),
     [("decoder-1m", 0.95e6, 1.05e6), ("decoder-5m", 4.75e6, 5.25e6)],
 )
-def test_decoders_have_the_size_of_their_name(name: str, least: float, most: float) -> None:
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    kind = KINDS[name]
-    shape = {"num_attention_heads": kind.heads, "num_key_value_heads": kind.key_value_heads, "hidden_size": kind.hidden}
-    config = LlamaConfig(
-        **shape,
-        vocab_size=4096,
-        intermediate_size=kind.feed_forward,
-        num_hidden_layers=kind.layers,
-        tie_word_embeddings=True,
-    )
+def test_decoders_have_the_size_of_their_name(
+    name: str, least: float, most: float, tokenizers_of_text: Callable[[str], Any]
+) -> None:
+    tokenizer = copy.deepcopy(tokenizers_of_text("causal"))
+    tokenizer.add_tokens([f"<{number}>" for number in range(VOCABULARY - len(tokenizer))])
     with torch.device("meta"):
-        count = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
-    assert least <= count <= most
+        model = new_decoder(KINDS[name], tokenizer, 0)
+    assert model.config.vocab_size == VOCABULARY
+    assert least <= sum(one.numel() for one in model.parameters()) <= most

@@ -102,6 +102,29 @@ def test_costs_curves_resources_and_contrasts_are_the_documents(examples: Module
     assert second[3] == "no worse (margin 1.0)" and second[-1] == "not shown to be no worse"
 
 
+def test_tables_of_sequences_say_of_each_figure_what_it_is(examples: ModuleType) -> None:
+    shares = comparison_markdown(examples.trial())
+    assert "Metrics in per cent with" in shares and "erm in points with its interval" in shares
+    assert grids(shares)["Learning-rate curves"][0][3] == "Rate: score, %"
+    assert grids(shares)["Contrasts"][0][4] == "Difference, points" and "Differences of shares" not in shares
+    table = examples.trial()
+    table["headline"], table["metrics"] = "loss", ["loss", "perplexity", "token_accuracy"]
+    task = table["tasks"]["hate_speech"]
+    task["rows"]["erm"]["learning_rate"]["metric"] = "loss"
+    task["rows"]["random"]["learning_rate"]["metric"] = "token_accuracy"
+    table["contrasts"][0]["metric"] = "loss"
+    text = comparison_markdown(table)
+    assert "Metrics with 95 % intervals" in text and "difference to erm with its interval and sign" in text
+    assert "the others are in per cent, their differences in points" in text and "in per cent with" not in text
+    found = grids(text)
+    curves = found["Learning-rate curves"]
+    assert curves[0][3] == "Rate: score" and row(curves, "erm (baseline)")[2] == "loss<br>on validation"
+    assert ": 0.8" in row(curves, "erm (baseline)")[3]
+    assert row(curves, "random")[2] == "token accuracy, %<br>on validation" and ": 80.2" in row(curves, "random")[3]
+    assert found["Contrasts"][0][4] == "Difference" and found["Contrasts"][2][4].startswith("+0.012<br>[")
+    assert "Differences of shares are in points." in text
+
+
 def test_an_unfinished_comparison_is_said_to_be_one(examples: ModuleType) -> None:
     text = comparison_markdown(examples.unfinished())
     found = grids(text)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from ftft.comparison.suite import OF_SEQUENCES
+from ftft.engine.settings import StopSettings
+from ftft.engine.stopping import EarlyStopping
 from ftft.report.figures import Interval
 from ftft.report.headline import verdict
 from ftft.report.measures import MEASURES, compared, legend, measure_of
+from ftft.tasks.metrics import LOWER_IS_BETTER, METRICS, STEERING, UNBOUNDED
 
 LOSS, ACCURACY = MEASURES["loss"], MEASURES["accuracy"]
 
@@ -26,6 +30,17 @@ def test_figures_and_differences_stand_in_their_units() -> None:
     assert ACCURACY.difference(entry) == "+50.0 [+25.0, +75.0]" and LOSS.difference(entry) == "+0.500 [+0.250, +0.750]"
     assert (ACCURACY.scale, LOSS.scale, MEASURES["perplexity"].scale) == ("points of accuracy", "nats per token", "perplexity")
     assert LOSS.difference(None) == "-" and measure_of("bits_per_byte").words == "bits per byte"
+
+
+def test_every_score_is_told_by_name_and_what_is_better_is_said_in_one_place() -> None:
+    for name in (*METRICS, *STEERING, *OF_SEQUENCES):
+        told = measure_of(name)
+        assert name in MEASURES and (told.lower, told.share) == (name in LOWER_IS_BETTER, name not in UNBOUNDED)
+        assert EarlyStopping(StopSettings(metric=name)).higher_is_better != told.lower
+    assert set(LOWER_IS_BETTER) | set(UNBOUNDED) <= set(MEASURES)
+    corrected = measure_of("prior_corrected.macro_f1")
+    assert (corrected.words, corrected.figure(0.5)) == ("prior-corrected macro-F1", "50.0")
+    assert measure_of("ece").figure(0.1) == "10.0" and measure_of("log_loss").figure(0.1) == "0.100"
 
 
 @pytest.mark.parametrize(

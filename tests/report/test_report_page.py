@@ -21,6 +21,7 @@ from ftft.dynamics.scores import compute_scores
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
 from ftft.report import datamap
+from ftft.report.card import model_card
 from ftft.report.parts import group_rows, load_parts
 from ftft.report.writing import write_report
 
@@ -322,6 +323,14 @@ def test_texts_are_shown_only_where_they_are_asked_for(
     assert source.count("words 17 ") <= 1
 
 
+def test_texts_that_cannot_be_read_leave_the_run_as_it_was(result: dict[str, Any], write_run: Callable[..., Path]) -> None:
+    folder = write_run(result)
+    (folder / "recipe.yaml").write_text("data: {train: {path: gone.csv}}\nstages: {main: {model: {path: none}}}\n")
+    with pytest.raises(UserError, match="gone.csv"):
+        write_report(folder, texts=True)
+    assert not (folder / "report.html").exists() and not (folder / "model" / "README.md").exists()
+
+
 @pytest.mark.parametrize("lacking", ["dynamics", "groups", "baseline", "evaluation", "stages", "intervals", "training", "all"])
 def test_a_result_that_lacks_a_part_still_gives_a_page(
     lacking: str, result: dict[str, Any], write_run: Callable[..., Path]
@@ -355,6 +364,23 @@ def test_a_result_that_lacks_a_part_still_gives_a_page(
     }
     assert expected[lacking] in reader.text
     assert "None" not in reader.text and "nan" not in reader.text.replace("dominant", "")
+
+
+def test_a_map_too_large_to_explore_is_drawn_and_nothing_more_is_computed(
+    result: dict[str, Any], write_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftft.report.parts.MOST_EXPLORED", 239)
+    asked: list[str] = []
+
+    def compute(dynamics: Dynamics, names: list[str]) -> dict[str, Any]:
+        asked.extend(names)
+        return compute_scores(dynamics, names)
+
+    monkeypatch.setattr("ftft.report.map_values.compute_scores", compute)
+    parts = load_parts(write_run(result), result)
+    assert sorted(asked) == ["confidence", "correctness", "variability"]
+    assert parts.values == {} and parts.maps["reference"].correctness is not None
+    assert any("is not in the explorer, which takes up to 239 examples" in note for note in parts.notes)
 
 
 def test_a_damaged_file_is_noted_and_the_rest_is_shown(result: dict[str, Any], write_run: Callable[..., Path]) -> None:
@@ -394,6 +420,21 @@ def test_a_large_map_shows_a_uniform_subsample_that_no_order_changes(
 def test_a_folder_without_a_result_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="result.json does not exist"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("text_classification", "text-classification"),
+        ("image_classification", "image-classification"),
+        ("image_text", "zero-shot-image-classification"),
+        ("causal_language_modelling", "text-generation"),
+        ("task_of_another_package", "other"),
+    ],
+)
+def test_a_card_says_what_hubs_call_the_models_use(task: str, expected: str, result: dict[str, Any]) -> None:
+    result["recipe"]["task"]["name"] = task
+    assert f"pipeline_tag: {expected}\n" in model_card(result)
 
 
 def test_the_model_card_has_figures_recipe_counts_and_no_folders(

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ftft.report.parts import load_parts
 from ftft.report.terminal import print_result
 
 
 def shown(result: dict[str, Any], width: int, folder: Path | None = None, terminal: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
-    print_result(result, console, folder=folder)
+    print_result(result, console, parts=None if folder is None else load_parts(folder, result))
     return stream.getvalue()
 
 

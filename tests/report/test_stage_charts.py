@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ftft.report.charts import learning_curves
-from ftft.report.stage_charts import accuracy_chart, cost_chart, difference_chart
+from ftft.report.stage_charts import cost_chart, difference_chart, score_chart
 
 Box = tuple[float, float]
 
@@ -39,7 +39,7 @@ def scale(chart: str) -> tuple[float, float]:
 
 
 def test_accuracies_stand_at_their_values_with_their_intervals(result: dict[str, Any]) -> None:
-    chart = accuracy_chart(result)
+    chart = score_chart(result)
     assert chart is not None
     start, per = scale(chart)
     rows = drawn(chart)
@@ -51,6 +51,27 @@ def test_accuracies_stand_at_their_values_with_their_intervals(result: dict[str,
         for (low, high), one in zip(ends, figures, strict=True):
             assert (low, high) == pytest.approx((100 * one["low"], min(100.0, 100 * one["high"])), abs=0.05)
     assert "main (result)" in chart and "95 % bootstrap intervals" in chart
+
+
+def test_a_result_compared_by_its_loss_is_drawn_by_it(result: dict[str, Any]) -> None:
+    result["compared"] = ["loss", "perplexity"]
+    losses = {"erm": 2.5, "reference": 3.25, "main": 2.25}
+    for name, stage in result["stages"].items():
+        for one in stage["evaluation"].values():
+            one["metrics"] = {"loss": {"value": losses[name], "low": losses[name] - 0.125, "high": losses[name] + 0.125}}
+        stage["versus_baseline"] = stage["means"] = None
+    chart, differences = score_chart(result), difference_chart(result)
+    assert chart is not None and differences is not None
+    start, per = scale(chart)
+    rows = drawn(chart)
+    assert list(rows)[-1] == "OOD mean" and 'aria-label="test: 2.500, 3.250, 2.250"' in rows["test"]
+    assert [start + per * x for x in marks(rows["test"])] == pytest.approx(list(losses.values()), abs=0.005)
+    ends = [end for pair in whiskers(rows["test"]) for end in pair]
+    assert [start + per * end for end in ends] == pytest.approx([2.375, 2.625, 3.125, 3.375, 2.125, 2.375], abs=0.005)
+    assert "Loss in nats per token (lower is better) with 95 % bootstrap intervals." in chart
+    start, per = scale(differences)
+    assert [start + per * x for x in marks(drawn(differences)["OOD mean"])] == pytest.approx([0.75, -0.25], abs=0.005)
+    assert "in nats per token (negative is better), with paired" in differences
 
 
 def test_differences_leave_the_baseline_out_and_mark_zero(result: dict[str, Any]) -> None:
@@ -70,7 +91,7 @@ def test_values_without_intervals_have_no_whiskers(result: dict[str, Any]) -> No
     for stage in result["stages"].values():
         for one in stage["evaluation"].values():
             del one["metrics"]["accuracy"]["low"]
-    chart = accuracy_chart(result)
+    chart = score_chart(result)
     assert chart is not None and whiskers(drawn(chart)["test"]) == [] and len(marks(drawn(chart)["test"])) == 3
 
 
@@ -94,11 +115,11 @@ def test_costs_are_shares_of_erm_one_phase_after_the_other(result: dict[str, Any
 
 def test_what_is_not_known_is_not_drawn(result: dict[str, Any]) -> None:
     alone = copy.deepcopy(result) | {"baseline": None}
-    assert difference_chart(alone) is None and accuracy_chart(alone) is not None
+    assert difference_chart(alone) is None and score_chart(alone) is not None
     for stage in result["stages"].values():
         stage["cost"]["erm_flops"] = None
         stage["evaluation"] = {}
-    assert cost_chart(result) is None and accuracy_chart(result) is None and cost_chart({}) is None
+    assert cost_chart(result) is None and score_chart(result) is None and cost_chart({}) is None
 
 
 def test_the_learning_curve_shows_id_and_ood_of_the_finished_model_and_where_it_stopped(result: dict[str, Any]) -> None:

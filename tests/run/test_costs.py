@@ -107,7 +107,7 @@ def test_steps_spent_waiting_are_charged(tmp_path: Path, tiny_bert_folder: Path,
 
 def stage(**changes: Any) -> Any:
     found = {"use_dynamics_of": None, "select": {"name": "all"}, "train": TrainSettings(), "seed": None}
-    return SimpleNamespace(**{"use_model_of": None, "use_models_of": [], **found, **changes})
+    return SimpleNamespace(**{"create": None, "use_model_of": None, "use_models_of": [], **found, **changes})
 
 
 def ledger(flops: int) -> Ledger:

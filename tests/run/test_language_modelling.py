@@ -17,12 +17,14 @@ from ftft.data.loading import load_data
 from ftft.dynamics.parquet import read_dynamics
 from ftft.dynamics.scores import available_scores
 from ftft.errors import UserError
+from ftft.report.parts import load_parts
 from ftft.report.terminal import print_result
 from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
 from ftft.run.evaluating import evaluate_saved
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
+from ftft.run.verifying import verify_run
 from ftft.tasks import intervals
 from ftft.tasks.answers import last_number
 from ftft.tasks.causal_language_modelling import CausalLanguageModelling
@@ -198,7 +200,7 @@ def test_the_reports_tell_loss_and_not_accuracy(finished: tuple[Path, dict[str, 
 
     folder, result = finished
     out = StringIO()
-    print_result(result, Console(file=out, width=200), folder=folder)
+    print_result(result, Console(file=out, width=200), parts=load_parts(folder, result))
     page, card = write_report(folder).read_text(), (folder / "model" / "README.md").read_text()
     main, erm = (result["stages"][one]["evaluation"]["ood"]["metrics"]["loss"]["value"] for one in ("main", "erm"))
     word = "better" if main < erm else "worse"
@@ -206,6 +208,7 @@ def test_the_reports_tell_loss_and_not_accuracy(finished: tuple[Path, dict[str, 
         assert f"main is {abs(main - erm):.3f} nats per token {word} than plain fine-tuning (erm)" in text
         assert f"{main:.3f}" in text and "F1" not in text and "AUROC" not in text
     assert "Loss in nats per token (lower is better)" in out.getvalue() and "(negative is better)" in out.getvalue()
+    assert "Loss in nats per token (lower is better) with" in page and "Differences to erm in nats per token" in page
     assert "pipeline_tag: text-generation" in card and "Token accuracy" in card
     assert f"ppl {result['stages']['main']['evaluation']['ood']['metrics']['perplexity']['value']:.2f}" in page
 
@@ -317,7 +320,15 @@ def test_chats_run_from_their_rows_to_a_saved_model_with_its_template(tmp_path: 
     assert kept.read_text() == template.read_text()
     assert str(tmp_path) not in json.dumps(result["recipe"]["task"])
     key = result["stages"]["main"]["key"]
-    template.write_text(template.read_text().replace("; ", " . "))
+    copied = tmp_path / "copied.jinja"
+    copied.write_text(template.read_text())
+    again = run_recipe(recipe_of(tmp_path, llama, stages, data=data, task={**task, "chat_template": str(copied)}))
+    assert read_result(again)["stages"]["main"]["key"] == key, "the template's text says what is computed, not where it lies"
+    assert str(tmp_path) not in (folder.parent / ".store" / key[:20] / "stage.json").read_text()
+    for file in (template, copied):
+        file.write_text(file.read_text().replace("; ", " . "))
+    notes = [note for one in verify_run(folder, steps=1) for note in one.notes]
+    assert notes == ["the files that the task's settings name are not those of the run (chat_template)"]
     assert read_result(run_recipe(recipe_of(tmp_path, llama, stages, data=data, task=task)))["stages"]["main"]["key"] != key
 
 

@@ -53,8 +53,8 @@ def test_the_key_changes_with_what_determines_the_outcome_and_with_nothing_else(
     # Settings that came later are left out of the key at their defaults, so that older stages are still known.
     settings = dataclasses.asdict(changed().stages["erm"])
     kept = without_later(settings, LATER_IN_STAGE)
-    assert settings.keys() - kept.keys() == {"use_model_of", "use_models_of"}
-    assert settings["train"].keys() - kept["train"].keys() == {"end_at", "sharding"}
+    assert settings.keys() - kept.keys() == {"create", "use_model_of", "use_models_of"}
+    assert settings["train"].keys() - kept["train"].keys() == {"end_at", "pack", "sharding"}
     different = [
         changed(train={**NO_TRAINING, "end_at": 0.5}),
         changed(seed=1),

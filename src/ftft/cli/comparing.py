@@ -16,6 +16,7 @@ from ftft.cli.progress import PLAIN_SECONDS, Listener, duration, mean_scores
 from ftft.comparison.cells import Cell
 from ftft.comparison.planning import Plan, Work
 from ftft.comparison.suite import Suite
+from ftft.report.measures import measure_of
 
 
 class ComparisonProgress(Listener):
@@ -151,4 +152,4 @@ def _mean(cells: list[Cell], role: str, metric: str) -> str:
     ]
     if not values:
         return "-"
-    return f"{float(np.mean(values)):.3f}" if metric in ("loss", "perplexity") else f"{100 * float(np.mean(values)):.1f}"
+    return measure_of(metric).figure(float(np.mean(values)))

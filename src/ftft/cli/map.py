@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +41,7 @@ def command(
     from ftft.dynamics.parquet import open_dynamics
     from ftft.files import write_text
     from ftft.report.map_values import map_values
+    from ftft.run.portable import portable_path
 
     inputs = [path for path in (dynamics, other, data, selection) if path is not None]
     check_output_file(out, "--out", endings=[".html", *PICTURES], inputs=inputs)
@@ -50,7 +51,8 @@ def command(
     if picture and other is not None:
         raise UserError(f"{out} is a picture of one map; leave {other} out, or give --out a name that ends in .html")
     sources = [dynamics, *([] if other is None else [other])]
-    maps = [map_values(open_dynamics(path), name, str(path)) for path, name in zip(sources, _names(sources))]
+    named = zip(sources, _names(sources))
+    maps = [map_values(open_dynamics(path), name, portable_path(str(path))) for path, name in named]
     if selection is not None:
         maps[0] = _with_selection(maps[0], selection)
     texts = None
@@ -68,9 +70,11 @@ def command(
 
 
 def _names(sources: list[Path]) -> list[str]:
-    """What the maps are called: as short as tells them apart."""
-    short = [f"in {path.name or path}" for path in sources]
-    return short if len(set(short)) == len(short) else [f"in {path}" for path in sources]
+    """What the maps are called: by as many last parts of their paths as tell them apart, for a page may be shared."""
+    parts = [Path(os.path.abspath(path)).parts[1:] for path in sources]
+    enough = next((count for count in range(1, max(map(len, parts))) if len({one[-count:] for one in parts}) == len(parts)), 1)
+    names = [f"in {Path(*one[-enough:])}" for one in parts]
+    return [name.encode("utf-8", "replace").decode("utf-8") for name in names]  # the current folder's may be no UTF-8
 
 
 def _with_selection(values: MapValues, path: Path) -> MapValues:
@@ -89,14 +93,9 @@ def _with_data(
     maps: list[MapValues], data: Path, text: list[str], label: str | None, id_column: str | None
 ) -> tuple[list[MapValues], Texts]:
     """The texts, and the maps with the classes' names where the dynamics do not know them."""
-    from ftft.data.row_texts import names_of_classes, read_row_texts
+    from ftft.data.row_texts import read_row_texts
     from ftft.report.map_payload import Texts, all_ids
+    from ftft.report.map_values import with_class_names
 
     found = read_row_texts(data, all_ids(maps), text=text, id_column=id_column, label=label)
-    named = []
-    for one in maps:
-        if one.labels is not None and one.label_names == tuple(map(str, range(len(one.label_names)))):
-            names = names_of_classes(dict(zip(one.ids.to_pylist(), one.labels.tolist())), found.labels)
-            one = replace(one, label_names=tuple(names.get(code, name) for code, name in enumerate(one.label_names)))
-        named.append(one)
-    return named, Texts(found.columns, found.texts)
+    return [with_class_names(one, found.labels) for one in maps], Texts(found.columns, found.texts)

@@ -13,8 +13,9 @@ from ftft.files import explain_os_error
 def check_output_file(path: Path, option: str, *, endings: Sequence[str] = (), inputs: Sequence[Path | None] = ()) -> None:
     """UserError where the file cannot be written, has none of the ``endings``, or would replace one of the ``inputs``.
 
-    ``option`` names the option in the sentence (``--out``).
+    ``option`` names the option in the sentence (``--out``). A path that is no UTF-8 is refused too: not every reader opens it.
     """
+    _refuse_undecodable([path, *inputs])
     if endings and path.suffix.lower() not in endings:
         what = f'the unknown ending "{path.suffix}"' if path.suffix else "no ending"
         raise UserError(f"{option}: {path} has {what}; give it one of {', '.join(endings)}")
@@ -25,11 +26,20 @@ def check_output_file(path: Path, option: str, *, endings: Sequence[str] = (), i
 
 
 def check_output_folder(path: Path, option: str, *, inputs: Sequence[Path | None] = ()) -> None:
-    """UserError where a folder of that name cannot be written into, or is one of the ``inputs``."""
+    """UserError where a folder of that name cannot be written into, or is one of the ``inputs``; paths as above."""
+    _refuse_undecodable([path, *inputs])
     if path.exists() and not path.is_dir():
         raise UserError(f"{option}: {path} is a file; name a folder")
     _refuse_input(path, option, inputs)
     _try_folder(path, f"{option}: {path}")
+
+
+def _refuse_undecodable(paths: Sequence[Path | None]) -> None:
+    for path in paths:
+        try:
+            str(path).encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"the path {str(path)!a} is not valid UTF-8; rename the file or folder") from None
 
 
 def _refuse_input(path: Path, option: str, inputs: Sequence[Path | None]) -> None:

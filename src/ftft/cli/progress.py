@@ -136,6 +136,13 @@ class RunProgress(Listener):
     def _on_reused(self, event: dict[str, Any]) -> None:
         self._say(f"  stage {event['stage']} was finished before and is taken from the store")
 
+    def _on_creating(self, event: dict[str, Any]) -> None:
+        self._say(f"  {event['method']} makes the examples")
+
+    def _on_created(self, event: dict[str, Any]) -> None:
+        counts = ", ".join(f"{name} {count:,}" for name, count in event["counts"].items())
+        self._say(f"  {event['examples']:,} examples were made: {escape(counts)}")
+
     def _on_selected(self, event: dict[str, Any]) -> None:
         if event["selected"] != event["pool"]:
             self._say(f"  learns from {event['selected']:,} of {event['pool']:,} examples")

@@ -54,14 +54,16 @@ def _kind(folder: Path) -> str:
 
 def _run(folder: Path, console: object, *, texts: bool) -> Path:
     from ftft.files import FolderLock
+    from ftft.report.parts import load_parts
     from ftft.report.terminal import print_result
     from ftft.report.writing import write_report
     from ftft.run.runner import read_result
 
     with FolderLock(folder):  # a run that works here is about to write the same files
         result = read_result(folder)
-        page = write_report(folder, texts=texts)
-    print_result(result, console, folder=folder)  # type: ignore[arg-type]
+        parts = load_parts(folder, result)
+        page = write_report(folder, texts=texts, parts=parts)
+    print_result(result, console, parts=parts)  # type: ignore[arg-type]
     return page
 
 

@@ -58,17 +58,18 @@ def execute(loaded: object) -> Path:
     from rich.console import Console
 
     from ftft.cli.progress import RunProgress
+    from ftft.report.parts import load_parts
+    from ftft.report.terminal import print_result
     from ftft.report.writing import write_report
     from ftft.run.runner import read_result, run_recipe
 
     with RunProgress() as progress:
         folder = run_recipe(loaded, notify=progress)  # type: ignore[arg-type]
     result = read_result(folder)
-    page = write_report(folder)
-    from ftft.report.terminal import print_result
-
+    parts = load_parts(folder, result)
+    page = write_report(folder, parts=parts)
     console = Console()
-    print_result(result, console, folder=folder)
+    print_result(result, console, parts=parts)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     console.print(f"model:  {folder / 'model'}", highlight=False, soft_wrap=True)
     return folder

@@ -9,8 +9,9 @@ from typing import Any
 
 from ftft.comparison.cells import Cell, cell_key
 from ftft.comparison.making import cell_recipe, searched_value
-from ftft.comparison.suite import LOWER_IS_BETTER, Search, Suite, needed_by
+from ftft.comparison.suite import Search, Suite, needed_by
 from ftft.run.recipe import Recipe
+from ftft.tasks.metrics import LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)

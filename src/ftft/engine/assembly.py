@@ -28,6 +28,16 @@ class Assembled:
     before_step: Sequence[StepHook]
     shards: Shards | None = None
 
+    @property
+    def sharding(self) -> str:
+        """How the processes hold the model, as the recipe's setting says it."""
+        return "none" if self.shards is None else "fsdp2"
+
+    def leave_shards(self) -> None:
+        """Have the model whole in the first process; all must call it. Nothing changes where there are no shards."""
+        if self.shards is not None:
+            self.shards.leave()
+
 
 def assemble(
     model: torch.nn.Module,

@@ -62,7 +62,9 @@ class TrainingLoop:
         self.model = with_copies(training.models.main, training.accelerator)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
         self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
-        self.hashed = {min(HASHED_STEP, self.walk.end)}
+        own_hook = getattr(self.loss_of, "before_step", None)
+        self.hooks = [*training.before_step, *([own_hook] if own_hook is not None else [])]
+        self.hashed: set[int] | None = None  # steps; None: HASHED_STEP, or the last one where that comes sooner
         self.checkpoints = CheckpointFolder(training.folder / "checkpoints", warn=training.warn) if training.folder else None
         self.best = CheckpointFolder(best_folder(training.folder), keep=1, warn=training.warn) if training.folder else None
 
@@ -89,7 +91,7 @@ class TrainingLoop:
                 epoch = self.walk.epoch()
                 self._train_step(epoch.batches[self.step - epoch.first], epoch.number)
                 ended = self.walk.advance()
-                if self.step in self.hashed:
+                if self.step in ({HASHED_STEP} if self.hashed is None else self.hashed):
                     self.weights[self.step] = weights_sha256(self.unwrapped)
                 if ended:
                     self._end_of_epoch(epoch.number)
@@ -110,6 +112,8 @@ class TrainingLoop:
                     saved = time.monotonic()
                 if interrupted:
                     raise self._interrupted()
+            if self.hashed is None and self.step < HASHED_STEP:
+                self.weights[self.step] = weights_sha256(self.unwrapped)
             self._save()
             if self.processes.any(self._stop.requested)[0]:
                 raise self._interrupted()
@@ -141,7 +145,7 @@ class TrainingLoop:
         t = self.training
         started, flops_before = time.perf_counter(), t.flops.spent
         self.model.train()
-        for hook in t.before_step:
+        for hook in self.hooks:
             hook(self.step, self.walk.steps_until(t.schedule.steps), t.optimizer)
         self._set_learning_rate()
         step = Step(t, self.model, self.loss_of, rows, self.processes, self.walk.weights())
@@ -247,7 +251,10 @@ class TrainingLoop:
         return stop
 
     def _recent_loss(self) -> float:
-        recent = self.losses[-self.walk.evaluation_interval() :]
+        if isinstance(self.training.schedule, Learning):  # whose steps are not the planned ones that the interval counts
+            recent = self.losses[self.history[-1]["step"] if self.history else 0 :]
+        else:
+            recent = self.losses[-self.walk.evaluation_interval() :]
         return float(np.mean(recent)) if recent else float("nan")
 
     @property
@@ -332,8 +339,7 @@ class TrainingLoop:
             return
         state = found.trees["training"]
         self.unwrapped.load_state_dict(cut_state(found.trees["model"], self.unwrapped))
-        moments = state["optimizer"]
-        t.optimizer.load_state_dict(cut_optimizer_state(moments, t.optimizer) if self.in_shards else moments)
+        t.optimizer.load_state_dict(cut_optimizer_state(state["optimizer"], t.optimizer))
         histories = state.get("objectives", [])
         if isinstance(self.loss_of, Stateful) and self.processes.index < len(histories):
             self.loss_of.load_state(histories[self.processes.index])

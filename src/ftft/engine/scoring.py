@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from ftft.data.examples import EvaluationSet, Examples
+from ftft.data.settings import require_target
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import Ledger
 from ftft.engine.predict import to_device
-from ftft.errors import UserError
 from ftft.modelmap import backbone_of
-from ftft.tasks.contract import Task
+from ftft.tasks.contract import Batch, Task
 
 BATCH = 64
 
@@ -41,6 +41,23 @@ class CountedScoring:
 
     def embed(self, examples: Examples) -> np.ndarray:
         """The mean over its tokens of the last hidden states of every example, float32 [N, H], in their order."""
+
+        def mean_state(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+            _, backbone = backbone_of(model)
+            hidden = backbone(**batch.inputs).last_hidden_state
+            mask = batch.inputs["attention_mask"][:, :, None].to(hidden.dtype)
+            return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+
+        return self._each("embed", examples, mean_state)
+
+    def predictions(self, examples: Examples) -> np.ndarray:
+        """What the task keeps of every example, float32 [N, K], in their order; nothing is written."""
+        return self._each(
+            "predict", examples, lambda model, batch: self.task.predictions(self.task.forward(model, batch), batch)
+        )
+
+    def _each(self, kind: str, examples: Examples, look: Callable[[torch.nn.Module, Batch], torch.Tensor]) -> np.ndarray:
+        """What ``look`` gives of every example (a row of numbers each), in evaluation mode, float32 [N, ...]."""
         if self._loaded is None:
             self._loaded = self.load()
         model, tokenizer = self._loaded
@@ -48,14 +65,12 @@ class CountedScoring:
         prepared = self.task.prepare(examples, tokenizer)
         order = np.argsort(prepared.lengths, kind="stable")
         was_on, parts = next(model.parameters()).device, []
-        _, backbone = backbone_of(model.to(self.device).eval())
+        model.to(self.device).eval()
         with torch.no_grad():
             for start in range(0, len(order), BATCH):
                 batch = to_device(self.task.collate(prepared, order[start : start + BATCH]), self.device)
-                with self.flops.count("embed", *batch.shape):
-                    hidden = backbone(**batch.inputs).last_hidden_state
-                    mask = batch.inputs["attention_mask"][:, :, None].to(hidden.dtype)
-                    parts.append(((hidden * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy())
+                with self.flops.count(kind, *batch.shape):
+                    parts.append(look(model, batch).float().cpu().numpy())
         model.to(was_on)
         found = np.empty((len(order), parts[0].shape[1]), dtype=np.float32)
         found[order] = np.concatenate(parts)
@@ -71,8 +86,5 @@ class CountedScoring:
 
 def steering_target(sets: Mapping[str, EvaluationSet], name: str, where: str) -> Examples:
     """The examples of a validation set; UserError, led by ``where``, for a test set, or where there is none of that name."""
-    may = [other for other, one in sets.items() if one.split == "validation"]
-    if name not in may:
-        what = "a test set, and test sets are only reported" if name in sets else "no evaluation set of the recipe"
-        raise UserError(f"{where}.select.target: {name} is {what}; name a validation set ({', '.join(may)})")
+    require_target(name, [other for other, one in sets.items() if one.split == "validation"], sets, where)
     return sets[name].examples

@@ -38,6 +38,9 @@ class TrainSettings:
     sharding: Literal["none", "fsdp2"] = setting(
         "none", "what each of several processes holds while it trains: none: a copy of the model; fsdp2: its shard of it"
     )
+    pack: bool = setting(
+        False, "several short examples in one row, kept apart: the same losses and dynamics at less padding (language models)"
+    )
     shuffle: Literal["bucketed", "plain"] = setting(
         "bucketed", "bucketed: random batches of similar length (less padding); plain: a random order"
     )

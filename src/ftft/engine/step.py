@@ -29,7 +29,7 @@ from ftft.engine.processes import Processes
 from ftft.engine.training import Training
 from ftft.methods.contract import Loss, Stateful
 from ftft.state.shards import whole
-from ftft.tasks.contract import Batch
+from ftft.tasks.contract import Batch, collator_of
 
 Observed = tuple[np.ndarray, dict[str, np.ndarray]]  # rows, and what was recorded of them
 
@@ -109,9 +109,10 @@ class Step:
         weights = np.ones(len(rows)) if t.weights is None else t.weights[rows]
         rows, weights = share_of_process(rows, weights, self.processes.index, self.processes.count)
         size = t.settings.micro_batch_size or t.settings.batch_size
+        collate = collator_of(t.task, pack=t.settings.pack)
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
-            yield to_device(t.task.collate(t.data, rows[part], weights[part]), t.accelerator.device)
+            yield to_device(collate(t.data, rows[part], weights[part]), t.accelerator.device)
 
     def _multiplied(self, batches: Sequence[Batch], size: int, factors: np.ndarray) -> Iterator[Batch]:
         """This process' micro-batches with their weights times their share of the ``factors``."""

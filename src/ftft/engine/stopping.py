@@ -12,8 +12,7 @@ from typing import Any
 
 from ftft.engine.settings import StopSettings
 from ftft.errors import UserError
-
-LOWER_IS_BETTER = ("loss", "perplexity")
+from ftft.tasks.metrics import LOWER_IS_BETTER
 
 
 class EarlyStopping:

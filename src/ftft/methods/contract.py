@@ -82,12 +82,11 @@ class Choice:
 
 @dataclass
 class Loss:
-    """What an objective gives: ``total`` (the weighted *sum* over the batch's units; the engine divides by the units
-    of the whole accumulated batch), ``units`` (float, the weight total that ``total`` sums over: examples or tokens),
-    ``per_example`` (float32 [B], detached), ``outputs`` (what the task's forward gave), named ``parts`` for the log."""
+    """What an objective gives: ``total`` (the *sum* of the examples' losses, each times its weight and its number of units;
+    the engine divides by the sum of weights times units, ``batch.weights * task.units(batch)``, of the whole accumulated
+    batch), ``per_example`` (float32 [B], detached), ``outputs`` (what the task's forward gave), named ``parts`` for the log."""
 
     total: torch.Tensor
-    units: float
     per_example: torch.Tensor
     outputs: Any
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -224,11 +223,34 @@ class Validation(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Created:
+    """What ``create`` leaves: M ``examples`` to learn from in place of the N given ones. ``parents``: M strings, the id of the
+    example each was made from. ``sources``: M strings, a word for how it came about. ``rule``: a JSON-like description that
+    determines them given the examples and the model. ``counts``: what a reader wants to know."""
+
+    examples: Examples
+    parents: pa.Array
+    sources: pa.Array
+    rule: Mapping[str, Any]
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Writer(Protocol):
+    """A model that writes: the one that the recipe names in ``use_model_of`` (a finished stage's), or else the stage's own
+    before training. It is loaded when it is first asked, and what that costs is counted."""
+
+    def write(self, examples: Examples, most: int) -> list[str | None]:
+        """What the model greedily answers to every example, whose own last answer it does not see; None where that has not
+        ended after ``most`` tokens, or does not fit into the task's length."""
+        ...
+
+
 @runtime_checkable
 class Creator(Protocol):
-    """create: where do examples come from?"""
+    """create: where do examples come from? It needs "generation"."""
 
-    def create(self, examples: Examples, generators: Mapping[str, Any]) -> Examples: ...
+    def create(self, examples: Examples, writer: Writer) -> Created: ...
 
 
 @runtime_checkable
@@ -275,6 +297,11 @@ class ScoringModel(Protocol):
         """The mean over its tokens of the last hidden states of every example, float32 [N, H]."""
         ...
 
+    def predictions(self, examples: Examples) -> np.ndarray:
+        """What the task keeps of every example for evaluation, float32 [N, K]: the probabilities of the classes, or the columns
+        that the task names (of a language model :data:`ftft.tasks.sequences.PREDICTIONS`)."""
+        ...
+
     def target(self, name: str) -> Examples:
         """The inputs of an evaluation set with split validation, to select towards; UserError for any other. A method names
         it in its setting ``target``, by which the stage's key and the result know of it."""
@@ -300,7 +327,8 @@ class Adapter(Protocol):
 @runtime_checkable
 class Objective(Protocol):
     """objective: what is minimised? ``start`` gives the function of one micro-batch. A function that keeps
-    something from one batch to the next is :class:`Stateful` (each process has its own)."""
+    something from one batch to the next is :class:`Stateful` (each process has its own); one that changes with the steps has
+    ``before_step``, a :data:`StepHook`."""
 
     def start(self, models: Models, task: Any) -> Callable[[Batch], Loss]: ...
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+from ftft.errors import UserError
+from ftft.methods.registry import load_class, task_header
+from ftft.models.kinds import kind_of
 from ftft.report.figures import (
     ROLE_NAMES,
     count,
@@ -31,21 +34,15 @@ from ftft.report.headline import headline
 from ftft.report.learning import learned
 from ftft.report.markdown import markdown_table, safe
 from ftft.report.measures import CLASSIFICATION, compared, measure_of
+from ftft.run.reading import DEFAULT_TASK
 
-PIPELINES = {
-    "text_classification": "text-classification",
-    "image_classification": "image-classification",
-    "image_text": "zero-shot-image-classification",
-    "causal_language_modelling": "text-generation",
-}
 RANKING = {"auroc": "AUROC", "average_precision": "Average precision"}  # of classifiers
 
 
 def model_card(result: Mapping[str, Any]) -> str:
     """The card in Markdown with its YAML front matter, of a result that may lack anything."""
     main = str(result.get("main") or "")
-    task = str(dig(result, "recipe", "task", "name") or "text_classification")
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": PIPELINES.get(task, "other")}
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": _pipeline(result)}
     front["tags"] = ["ftft", *(["dataset-cartography"] if dig(result, "recipe", "stages", main, "use_dynamics_of") else [])]
     base = dig(result, "recipe", "stages", main, "model", "hub")
     if isinstance(base, str):
@@ -65,6 +62,15 @@ def model_card(result: Mapping[str, Any]) -> str:
         *_recipe(result),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _pipeline(result: Mapping[str, Any]) -> str:
+    """What hubs call the use of the model, by its task; "other" for a task that is not installed here."""
+    try:
+        task: Any = load_class(task_header(str(dig(result, "recipe", "task", "name") or DEFAULT_TASK)))
+        return kind_of(task.model).pipeline
+    except UserError:
+        return "other"
 
 
 def _labels(result: Mapping[str, Any]) -> list[str]:

@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftft.engine.ledger import PHASES
-from ftft.report.figures import ROLE_NAMES, Interval, count, decimals, dig, interval, number, percent, points, whole
+from ftft.report.figures import ROLE_NAMES, Interval, count, decimals, dig, interval, number, whole
+from ftft.report.measures import CORRECTED, MEASURES, measure_of
 
 PRIOR_SENSITIVE = ("accuracy", "macro_f1")  # a shifted class prior or decision threshold alone can change these
 RANKING = "auroc"  # no threshold and no class prior can change this
-CORRECTED = "prior_corrected."
-LOWER_IS_BETTER = ("ece", "brier", "log_loss", "loss", "perplexity")
-UNBOUNDED = ("log_loss", "loss", "perplexity")  # no shares
-EVEN = 0.0005  # shares that print as the same tenth of a per cent
-
-_NAMES = {"macro_f1": "macro-F1", "auroc": "AUROC", "ece": "ECE", "log_loss": "log loss", "brier": "Brier score"}
+EVEN = MEASURES["accuracy"].even
 
 
 @dataclass(frozen=True)
@@ -253,45 +249,25 @@ def confidence(table: Mapping[str, Any]) -> str:
     return "95 %" if found is None else f"{100 * found:g} %"
 
 
-def metric_name(metric: str) -> str:
-    """A metric in running text: "macro-F1", "prior-corrected accuracy"."""
-    plain = metric.removeprefix(CORRECTED)
-    name = _NAMES.get(plain, plain.replace("_", " ").replace(".", ", "))
-    return f"prior-corrected {name}" if metric.startswith(CORRECTED) else name
-
-
 def shown(entry: Interval | None, metric: str) -> tuple[str, ...]:
     """A figure and, where it has one, its interval: ("61.3", "[58.1, 64.5]"), shares in per cent."""
     if entry is None:
         return ("-",)
-    write = decimals if metric in UNBOUNDED else percent
-    limits = () if entry.low is None or entry.high is None else (f"[{write(entry.low)}, {write(entry.high)}]",)
-    return (write(entry.value), *limits)
-
-
-def written(value: float | None, metric: str) -> str:
-    """A value alone: a share in per cent, any other with decimals."""
-    return decimals(value) if metric in UNBOUNDED else percent(value)
-
-
-def gap_words(gap: Interval | None, metric: str) -> str:
-    """A difference and its interval, "+1.5 [+0.3, +2.7]", of a share in points; "-" where it is not known."""
-    if gap is None or metric not in UNBOUNDED:
-        return points(gap)
-    limits = "" if gap.low is None or gap.high is None else f" [{gap.low:+.3f}, {gap.high:+.3f}]"
-    return f"{gap.value:+.3f}{limits}"
+    told = measure_of(metric)
+    limits = () if entry.low is None or entry.high is None else (f"[{told.figure(entry.low)}, {told.figure(entry.high)}]",)
+    return (told.figure(entry.value), *limits)
 
 
 def shown_gap(difference: Difference, metric: str) -> str:
     """A difference, its interval and its sign: "+1.5 [+0.3, +2.7] (+)", in points; "-" where it is not known."""
-    return "-" if difference.gap is None else f"{gap_words(difference.gap, metric)} ({difference.sign})"
+    return "-" if difference.gap is None else f"{measure_of(metric).difference(difference.gap)} ({difference.sign})"
 
 
-def brief_gap(difference: Difference, metric: str = "") -> str:
+def brief_gap(difference: Difference, metric: str) -> str:
     """A difference without its interval: "+1.5 (+)"."""
     if difference.gap is None:
         return "-"
-    return f"{gap_words(Interval(difference.gap.value), metric)} ({difference.sign})"
+    return f"{measure_of(metric).difference(Interval(difference.gap.value))} ({difference.sign})"
 
 
 def times(value: float | None) -> str:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ftft.report.charts import COLOURS, LEFT, RIGHT, TOP, Frame, label, ticks
-from ftft.report.comparison_figures import UNBOUNDED, Row, Task, metric_name, rate, sequence, times
+from ftft.report.comparison_figures import Row, Task, rate, sequence, times
 from ftft.report.comparison_remarks import on_front
 from ftft.report.comparison_tables import phases_of
 from ftft.report.figures import Interval, dig, number
 from ftft.report.labels import Box, place_labels, shortened
 from ftft.report.markup import Attributes, Markup, join, tag
+from ftft.report.measures import measure_of
 
 WIDE, HIGH = 560, 420
 SMALL = (300, 200)
@@ -44,7 +45,7 @@ def cost_plot(task: Task, note: str) -> Markup | None:
     x = _range([one.x for one in found], extra=(0.0, 1.0))
     y = _range([one.y for one in found])
     frame = Frame((0.0, x[1]), y, WIDE, HIGH)
-    name = metric_name(task.headline)
+    name = measure_of(task.headline).words
     at_one, bottom = frame.at(1.0, y[0])
     line: Attributes = {"class": "stop", "x1": at_one, "x2": at_one, "y1": TOP, "y2": bottom}
     path = [frame.at(one.x.value, one.y.value) for one in sorted(found, key=lambda one: one.x.value) if one.front]
@@ -68,7 +69,7 @@ def cost_plot(task: Task, note: str) -> Markup | None:
 def transfer_plot(task: Task, note: str) -> Markup | None:
     """OOD over ID on logit axes, with the ERM line where the table has one; None where no row has both means."""
     metric = str(dig(task.document, "line", "metric") or task.headline)
-    if metric in UNBOUNDED:  # only a share has a logit
+    if not measure_of(metric).share:  # only a share has a logit
         return None
     found = []
     for row in task.rows:
@@ -81,7 +82,7 @@ def transfer_plot(task: Task, note: str) -> Markup | None:
     spare = [Interval(x) for x, _ in fitted], [Interval(y) for _, y in fitted]
     x, y = _range([one.x for one in found] + spare[0]), _range([one.y for one in found] + spare[1])
     frame = Frame(x, y, WIDE, HIGH, _logit_ticks(*x), _logit_ticks(*y))
-    name = metric_name(metric)
+    name = measure_of(metric).words
     drawn = [_dots(frame, fitted), _erm_line(task, frame), _scatter(frame, found)]
     axes = frame.axes(f"ID mean {name}, % (logit axis)", f"OOD mean {name}, % (logit axis)")
     keys = [(_dot(9, 7, True, False), "a row"), (_dot(9, 7, True, True), "baseline")]
@@ -220,7 +221,7 @@ def _rate_plot(task: Task, row: Row, y: tuple[float, float]) -> Markup:
     x_ticks = [(math.log10(one), rate(one)) for one in named]
     frame = Frame((places[0] - margin, places[-1] + margin), y, *SMALL, x_ticks=x_ticks)
     metric = str(dig(row.document, "learning_rate", "metric") or task.headline)
-    scale = 1 if metric in UNBOUNDED else 100
+    scale = 100 if measure_of(metric).share else 1
     path = [frame.at(x, scale * value) for x, (_, value, _) in zip(places, curve) if value is not None]
     drawn = [tag("polyline", attributes={"class": "line", "style": "stroke:var(--mark)", "points": _coordinates(path)})]
     for x, (_, _, scores) in zip(places, curve):
@@ -230,7 +231,7 @@ def _rate_plot(task: Task, row: Row, y: tuple[float, float]) -> Markup:
         if value is not None:
             across, up = frame.at(x, scale * value)
             drawn.append(_dot(across, up, one == row.rate, False))
-    by = metric_name(metric)
+    by = measure_of(metric).words
     described: Attributes = {"viewBox": f"0 0 {SMALL[0]} {SMALL[1]}", "role": "img", "aria-label": f"{row.name}: {by} by rate"}
     drawing = tag("svg", frame.axes("learning rate (log axis)", _axis(metric)), *drawn, attributes=described)
     edge = ", at the edge of its grid" if row.rate_at_edge else ""
@@ -271,11 +272,12 @@ def _each(span: Interval, change: Callable[[float], float]) -> Interval:
 
 def _scaled(span: Interval, metric: str) -> Interval:
     """Shares in per cent."""
-    return span if metric in UNBOUNDED else _each(span, lambda value: 100 * value)
+    return _each(span, lambda value: 100 * value) if measure_of(metric).share else span
 
 
 def _axis(metric: str) -> str:
-    return metric_name(metric) if metric in UNBOUNDED else f"{metric_name(metric)}, %"
+    told = measure_of(metric)
+    return f"{told.words}, %" if told.share else told.words
 
 
 def _logits(span: Interval | None) -> Interval | None:

@@ -11,23 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftft.report.comparison_figures import (
-    CORRECTED,
     EVEN,
-    LOWER_IS_BETTER,
     PRIOR_SENSITIVE,
     RANKING,
     Difference,
     Row,
     Task,
     label,
-    metric_name,
     rate,
     sequence,
     tasks,
     times,
-    written,
 )
 from ftft.report.figures import dig, interval, points, whole
+from ftft.report.measures import CORRECTED, measure_of
 
 MOST_NAMED = 3  # other rows in one sentence
 
@@ -97,7 +94,7 @@ def _place(task: Task, row: Row) -> tuple[float, float] | None:
     cost, value = row.cost("charged"), row.mean("ood", task.headline)
     if cost is None or value is None:
         return None
-    return cost.value, -value.value if task.headline in LOWER_IS_BETTER else value.value
+    return cost.value, -value.value if measure_of(task.headline).lower else value.value
 
 
 def _dominated(task: Task, row: Row) -> str:
@@ -105,11 +102,11 @@ def _dominated(task: Task, row: Row) -> str:
     theirs = _place(task, better[0]) if better else None
     if mine is None or theirs is None:
         return ""
-    values = [written(abs(place[1]), task.headline) for place in (mine, theirs)]
+    values = [measure_of(task.headline).figure(abs(place[1])) for place in (mine, theirs)]
     price = "costs less" if theirs[0] < mine[0] else "costs the same"
     also = f"; nor better than {_listed([other.name for other in better[1:]])}" if better[1:] else ""
     return (
-        f"{row.name} is not better than {better[0].name}, which {price}: OOD mean {metric_name(task.headline)} "
+        f"{row.name} is not better than {better[0].name}, which {price}: OOD mean {measure_of(task.headline).words} "
         f"{values[0]} against {values[1]}, cost {times(mine[0])} against {times(theirs[0])} of "
         f"ERM{also}."
     )
@@ -128,7 +125,7 @@ def _not_in_ranking(task: Task, row: Row) -> str:
     gaps = [(metric, row.mean_gap("ood", metric)) for metric in PRIOR_SENSITIVE]
     gains = [(metric, gap) for metric, gap in gaps if gap.rises]
     if gains and not ranking.rises:
-        listed = " and ".join(f"{metric_name(metric)} ({_written(gap)})" for metric, gap in gains)
+        listed = " and ".join(f"{measure_of(metric).words} ({_written(gap)})" for metric, gap in gains)
         if ranking.gap is None:
             return f"{row.name}: whether its OOD gain over {task.baseline} in {listed} is one in AUROC too is not known."
         return (
@@ -137,7 +134,7 @@ def _not_in_ranking(task: Task, row: Row) -> str:
         )
     apparent = [(metric, gap) for metric, gap in gaps if gap.gap is not None and gap.gap.value > EVEN and not gap.rises]
     if apparent and ranking.falls:
-        listed = " and ".join(f"{metric_name(metric)} ({_written(gap)})" for metric, gap in apparent)
+        listed = " and ".join(f"{measure_of(metric).words} ({_written(gap)})" for metric, gap in apparent)
         return (
             f"{row.name}: it only seems to gain on {task.baseline} in OOD {listed}: not beyond chance, and its AUROC is lower "
             f"({_written(ranking)})."
@@ -148,7 +145,7 @@ def _not_in_ranking(task: Task, row: Row) -> str:
 def _corrected(row: Row, gains: Sequence[tuple[str, Difference]]) -> str:
     """What the gains become at the sets' own class prior, as the end of a sentence."""
     left = [(metric, row.mean_gap("ood", f"{CORRECTED}{metric}")) for metric, _ in gains]
-    known = [f"{metric_name(metric)} {_written(gap)}" for metric, gap in left if gap.gap is not None]
+    known = [f"{measure_of(metric).words} {_written(gap)}" for metric, gap in left if gap.gap is not None]
     return f". After correction to each set's own class prior: {', '.join(known)}" if known else ""
 
 
@@ -164,7 +161,7 @@ def _contrasts_not_in_ranking(table: Mapping[str, Any], task: Task) -> list[str]
         ranking = interval(dig(one, "ranking"))
         if ranking is not None and (ranking.value <= EVEN if ranking.low is None else ranking.low <= 0):
             said.append(
-                f"{row} against {against} on {on}: the gain in {metric_name(metric)} ({points(gain)}) is not one in AUROC "
+                f"{row} against {against} on {on}: the gain in {measure_of(metric).words} ({points(gain)}) is not one in AUROC "
                 f"({points(ranking)}); a shifted class prior can give such a gain to a model that ranks no better."
             )
     return said

@@ -8,19 +8,14 @@ from typing import Any
 
 from ftft.comparison.suite import OF_SEQUENCES
 from ftft.report.comparison_figures import (
-    CORRECTED,
-    LOWER_IS_BETTER,
     PRIOR_SENSITIVE,
     RANKING,
-    UNBOUNDED,
     ComparedSet,
     Difference,
     Row,
     Task,
     caution,
     confidence,
-    gap_words,
-    metric_name,
     probability,
     rate,
     sequence,
@@ -28,9 +23,9 @@ from ftft.report.comparison_figures import (
     shown_gap,
     times,
     times_interval,
-    written,
 )
 from ftft.report.figures import Interval, count, decimals, dig, interval, memory, number, percent, scientific, whole
+from ftft.report.measures import CORRECTED, measure_of
 
 Lines = tuple[str, ...]
 NOTHING: Lines = ("-",)
@@ -74,8 +69,8 @@ def figure(entry: Interval | None, difference: Difference, metric: str) -> Lines
 
 def heading(metric: str) -> str:
     """A metric at the head of a column, with what must be known to read it."""
-    name = metric_name(metric)
-    return f"{name[0].upper()}{name[1:]}{' (lower is better)' if metric in LOWER_IS_BETTER else ''}"
+    told = measure_of(metric)
+    return f"{told.words[0].upper()}{told.words[1:]}{' (lower is better)' if told.lower else ''}"
 
 
 def sensitivity(metric: str) -> Lines:
@@ -88,15 +83,20 @@ def sensitivity(metric: str) -> Lines:
 def reading(table: Mapping[str, Any]) -> str:
     """How the figures of all tables are to be read."""
     if table.get("headline") in OF_SEQUENCES:
-        prior = "Loss (nats per token) and perplexity stand as they are and are better when lower; the others are in per cent."
+        unit, points = "", ""
+        prior = (
+            "Loss (nats per token) and perplexity stand as they are and are better when lower; the others are in per cent, "
+            "their differences in points."
+        )
     else:
+        unit, points = " in per cent", " in points"
         prior = (
             "Accuracy and macro-F1 are prior-sensitive: a shifted class prior alone can change them. AUROC is not, and "
             "prior-corrected figures are taken after correction to each set's own class prior, which uses its labels."
         )
     said = [
-        f"Metrics in per cent with {confidence(table)} intervals; below them the paired difference to {table.get('baseline')} "
-        "in points with its interval and sign: (+) or (-) where the interval excludes zero, (0) where it holds it or there is "
+        f"Metrics{unit} with {confidence(table)} intervals; below them the paired difference to {table.get('baseline')}"
+        f"{points} with its interval and sign: (+) or (-) where the interval excludes zero, (0) where it holds it or there is "
         "none. Means are unweighted over the sets.",
         prior,
         "Cost is the whole cost as a multiple of ERM's: charged with reused stages in full, amortised with them shared among "
@@ -113,7 +113,7 @@ def summary(table: Mapping[str, Any], task: Task) -> Grid:
     def first(role: str, metric: str) -> TableColumn:
         over = task.mean_sets(role)
         where = f"{role_name(role)} mean of {len(over)} sets" if len(over) > 1 else role_name(role)
-        return _mean(task, role, metric, (f"{where}: {metric_name(metric)}", *sensitivity(metric)))
+        return _mean(task, role, metric, (f"{where}: {measure_of(metric).words}", *sensitivity(metric)))
 
     columns = [
         _names(task),
@@ -247,26 +247,29 @@ def _prior(row: Row) -> Lines:
 def curves(task: Task) -> Grid:
     """The learning-rate searches: every rate tried, its score, and those of its seeds."""
     rows: list[Sequence[Lines]] = []
-    for row in task.rows:
-        by = str(dig(row.document, "learning_rate", "metric") or task.headline)
+    scored_by = [str(dig(row.document, "learning_rate", "metric") or task.headline) for row in task.rows]
+    shares = all(measure_of(by).share for row, by in zip(task.rows, scored_by) if row.curve)
+    for row, by in zip(task.rows, scored_by):
         on = ", ".join(map(str, sequence(dig(row.document, "learning_rate", "on"))))
         tried = tuple(
-            f"{rate(one)}: {written(value, by)}{_by_seed(scores, by)}{' (chosen)' if one == row.rate else ''}"
+            f"{rate(one)}: {measure_of(by).figure(value)}{_by_seed(scores, by)}{' (chosen)' if one == row.rate else ''}"
             for one, value, scores in row.curve
         )
         if tried:
-            rows.append([(task.title(row),), _chosen(row), (metric_name(by), *([f"on {on}"] if on else [])), tried])
+            told = measure_of(by)
+            scored = (told.words if shares or not told.share else f"{told.words}, %", *([f"on {on}"] if on else []))
+            rows.append([(task.title(row),), _chosen(row), scored, tried])
     note = "Chosen on ID validation only. In brackets the scores of the search's seeds where there are several."
     return Grid(
         "Learning-rate curves",
-        [("Row",), ("Chosen",), ("Scored by",), (f"Rate: score{'' if task.headline in UNBOUNDED else ', %'}",)],
+        [("Row",), ("Chosen",), ("Scored by",), (f"Rate: score{', %' if shares else ''}",)],
         rows,
         note,
     )
 
 
 def _by_seed(scores: Sequence[float], metric: str) -> str:
-    return f" [{', '.join(written(score, metric) for score in scores)}]" if len(scores) > 1 else ""
+    return f" [{', '.join(measure_of(metric).figure(score) for score in scores)}]" if len(scores) > 1 else ""
 
 
 def verdict(contrast: Any) -> str:
@@ -285,7 +288,7 @@ def contrast_kind(contrast: Any) -> str:
     """ "different", "no worse (margin 1.0)"."""
     margin, metric = number(dig(contrast, "margin")), str(dig(contrast, "metric"))
     said = str(dig(contrast, "kind") or "different")
-    return f"{said} (margin {written(margin, metric)})" if margin is not None else said
+    return f"{said} (margin {measure_of(metric).figure(margin)})" if margin is not None else said
 
 
 def place(contrast: Any) -> str:
@@ -303,7 +306,7 @@ def contrasts(table: Mapping[str, Any]) -> Grid:
             [
                 (f"{dig(one, 'row')} against {dig(one, 'against')}", str(dig(one, "task"))),
                 (place(one),),
-                (metric_name(metric), *sensitivity(metric)),
+                (measure_of(metric).words, *sensitivity(metric)),
                 (contrast_kind(one),),
                 _limits(interval(dig(one, "difference")), metric),
                 _limits(interval(dig(one, "ranking")), RANKING),
@@ -312,25 +315,27 @@ def contrasts(table: Mapping[str, Any]) -> Grid:
                 (verdict(one),),
             ]
         )
+    shares = all(measure_of(str(dig(one, "metric"))).share for one in sequence(table.get("contrasts")))
     heads = [
         "Contrast",
         "On",
         "Metric",
         "Question",
-        "Difference, points",
+        "Difference, points" if shares else "Difference",
         "The same in AUROC",
         "p",
         "p, Holm-corrected",
         "Verdict",
     ]
     note = "Holm's correction is for the number of contrasts; the verdict is by the corrected p."
+    note += "" if shares else " Differences of shares are in points."
     return Grid("Contrasts", [(head,) for head in heads], rows, f"{note} {caution(table)}".rstrip())
 
 
 def _limits(gap: Interval | None, metric: str) -> Lines:
     if gap is None:
         return NOTHING
-    value, _, limits = gap_words(gap, metric).partition(" ")
+    value, _, limits = measure_of(metric).difference(gap).partition(" ")
     return (value, limits) if limits else (value,)
 
 
@@ -360,7 +365,7 @@ def line_said(task: Task) -> str:
     slope, intercept = (number(dig(task.document, "line", key)) for key in ("slope", "intercept"))
     if slope is None or intercept is None:
         return ""
-    named = metric_name(str(dig(task.document, "line", "metric") or task.headline))
+    named = measure_of(str(dig(task.document, "line", "metric") or task.headline)).words
     fitted = ", ".join(map(str, sequence(dig(task.document, "line", "rows"))))
     points = len(sequence(dig(task.document, "line", "points")))
     return (

@@ -14,7 +14,6 @@ from ftft.report.columns import GAP, Column, print_columns, say
 from ftft.report.comparison_figures import (
     PRIOR_SENSITIVE,
     RANKING,
-    UNBOUNDED,
     ComparedSet,
     Difference,
     Row,
@@ -22,18 +21,16 @@ from ftft.report.comparison_figures import (
     brief_gap,
     caution,
     confidence,
-    gap_words,
     label,
-    metric_name,
     probability,
     rate,
     sequence,
     tasks,
     times,
-    written,
 )
 from ftft.report.comparison_remarks import beware, notes, remarks
 from ftft.report.figures import Interval, dig, interval, number
+from ftft.report.measures import measure_of
 
 NAME = 18  # columns from which a row's or a set's name is broken
 
@@ -112,7 +109,9 @@ def _columns(task: Task, layout: Layout) -> list[Column]:
     found = [
         Column("Row", ["\n".join(_row_cell(task, row, layout)) for row in task.rows], left=True),
         *_facts(task, layout),
-        _each(task, f"ID\n{metric_name(headline)}", lambda row: written(_value(row.mean("id", headline)), headline)),
+        _each(
+            task, f"ID\n{measure_of(headline).words}", lambda row: measure_of(headline).figure(_value(row.mean("id", headline)))
+        ),
         _mean(task, "ood", headline, layout),
     ]
     if layout.sets:
@@ -175,14 +174,16 @@ def _mean(task: Task, role: str, metric: str, layout: Layout) -> Column:
         entry, gap = row.mean(role, metric), row.mean_gap(role, metric)
         if entry is None:
             return "-"
-        lines = [written(entry.value, metric)]
+        lines = [measure_of(metric).figure(entry.value)]
         if entry.low is not None and entry.high is not None:
-            lines.append(f"{written(entry.low, metric)}-{written(entry.high, metric)}")
+            lines.append(f"{measure_of(metric).figure(entry.low)}-{measure_of(metric).figure(entry.high)}")
         if gap.gap is not None:
-            lines.append(f"{gap_words(gap.gap, metric)} ({gap.sign})" if layout.intervals else brief_gap(gap, metric))
+            lines.append(
+                f"{measure_of(metric).difference(gap.gap)} ({gap.sign})" if layout.intervals else brief_gap(gap, metric)
+            )
         return "\n".join(lines)
 
-    named = metric_name(metric).replace("prior-corrected ", "pr.-corr.\n")
+    named = measure_of(metric).words.replace("prior-corrected ", "pr.-corr.\n")
     return _each(task, f"{'Forget' if role == 'forget' else role.upper()} mean\n{named}", cell)
 
 
@@ -202,12 +203,12 @@ def _value(entry: Interval | None) -> float | None:
 def _key(table: Mapping[str, Any], task: Task, signed: bool) -> str:
     """How to read a task's table."""
     others = [one.name for one in task.sets if one.role != "id"]
-    name = metric_name(task.headline)
-    unit = "As it stands (lower is better)" if task.headline in UNBOUNDED else "In per cent"
-    in_points = "" if task.headline in UNBOUNDED else " in points"
+    told = measure_of(task.headline)
+    unit = ("In per cent" if told.share else "As it stands") + (" (lower is better)" if told.lower else "")
+    in_points = " in points" if told.share else ""
     said = [f"{unit} with {confidence(table)} intervals."]
     if task.headline in PRIOR_SENSITIVE:
-        said.append(f"A shifted class prior alone can change {name}; AUROC and prior-corrected figures it cannot.")
+        said.append(f"A shifted class prior alone can change {told.words}; AUROC and prior-corrected figures it cannot.")
     if any(row.compared for row in task.rows):
         said.append(
             f"Below: difference to {task.baseline}{in_points}, (+) or (-) where its interval excludes zero, (0) where it holds "
@@ -232,7 +233,7 @@ def _print_contrasts(table: Mapping[str, Any], console: Console) -> None:
         + (f"\n{dig(one, 'task')}" if several else "")
         for one in listed
     ]
-    measured = [f"{broken(tables.place(one), NAME)}\n{metric_name(str(dig(one, 'metric')))}" for one in listed]
+    measured = [f"{broken(tables.place(one), NAME)}\n{measure_of(str(dig(one, 'metric'))).words}" for one in listed]
     columns = [
         Column("Contrast", named, left=True),
         Column("On", measured, left=True),
@@ -246,13 +247,13 @@ def _print_contrasts(table: Mapping[str, Any], console: Console) -> None:
 
 
 def _stacked(gap: Interval | None, metric: str) -> str:
-    return gap_words(gap, metric).replace(" [", "\n[")
+    return measure_of(metric).difference(gap).replace(" [", "\n[")
 
 
 def _verdict(contrast: Any) -> str:
     said = tables.verdict(contrast).replace("not shown to be ", "not shown to\nbe ").replace("difference ", "difference\n")
     margin, metric = number(dig(contrast, "margin")), str(dig(contrast, "metric"))
-    return said if margin is None else f"{said}\n(margin {written(margin, metric)})"
+    return said if margin is None else f"{said}\n(margin {measure_of(metric).figure(margin)})"
 
 
 def _print_explorations(table: Mapping[str, Any], console: Console) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ftft.report.figures import dig, mean_interval, number, percent, stage_names
 from ftft.report.guessing import collapse, ranks, role_standing
-from ftft.report.learning import selection_sentence
+from ftft.report.learning import creation_sentence, selection_sentence
 from ftft.run.diagnosing import by_variability
 
 SHIFTED = 0.05  # total variation of the class prior from which it is called a shift
@@ -23,7 +23,13 @@ SHIFTED = 0.05  # total variation of the class prior from which it is called a s
 def diagnoses(result: Mapping[str, Any]) -> dict[str, list[str]]:
     """Stage -> what can be said of the dynamics and the rows that it learned from; stages without either are left out."""
     found = {
-        name: [*_reference(result, name), selection_sentence(result, name), *_map(result, name), *_prior(result, name)]
+        name: [
+            creation_sentence(result, name),
+            *_reference(result, name),
+            selection_sentence(result, name),
+            *_map(result, name),
+            *_prior(result, name),
+        ]
         for name in stage_names(result)
     }
     kept = {name: [sentence for sentence in sentences if sentence] for name, sentences in found.items()}

@@ -91,6 +91,16 @@ def selection_sentence(result: Mapping[str, Any], name: str) -> str:
     return f"It learns from {found.words('training examples')} ({_chosen(rule, counts)})."
 
 
+def creation_sentence(result: Mapping[str, Any], name: str) -> str:
+    """ "Its examples were made by s3ft: parents 12, self 4, gold 8."; "" for a stage that learns from those given."""
+    made = dig(result, "stages", name, "creation")
+    if made is None:
+        return ""
+    counts = dig(made, "counts")
+    shown = [f"{key} {count(size)}" for key, value in counts.items() if (size := whole(value)) is not None] if counts else []
+    return f"Its examples were made by {dig(made, 'rule', 'name')}{': ' * bool(shown)}{', '.join(shown)}."
+
+
 def picked_words(rule: Any) -> str:
     """What becomes of the chosen, before the name of the stage: "selected by", "copied for", "weighted for"."""
     return PICKED.get(str(dig(rule, "apply")), "selected by")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from ftft.data.row_texts import names_of_classes
 from ftft.dynamics.choosing import rank, subset_size
 from ftft.dynamics.scores import available_scores, compute_scores
 from ftft.dynamics.table import Dynamics
@@ -23,6 +24,7 @@ from ftft.report.map_points import MapPoints
 
 REGIONS = ("ambiguous", "hard to learn", "easy to learn")
 REGION_SHARE = 0.33
+DRAWN = ("confidence", "variability", "correctness")
 RATES = ("pass_rate", "success_rate", "reward_rate")  # statistics that are shares of right answers
 CHUNK = 65_536
 
@@ -58,6 +60,11 @@ class MapValues:
     by_recipe: bool
     selections: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def classes_are_numbers(self) -> bool:
+        """Whether the classes have no names but their indices."""
+        return self.label_names == tuple(map(str, range(len(self.label_names))))
+
     def points(self) -> MapPoints:
         """What a drawing needs of it; selected are those of the first selection."""
         share = np.full(len(self.ids), np.nan, dtype=np.float32)
@@ -69,18 +76,20 @@ class MapValues:
             confidence=self.confidence.astype(np.float32),
             variability=self.variability.astype(np.float32),
             correctness=share,
+            quantity=self.quantity,
             labels=self.labels,
             label_names=self.label_names,
             selected=next(iter(self.selections.values()), None),
         )
 
 
-def map_values(dynamics: Dynamics, name: str, source: str | None = None) -> MapValues:
-    """The map of dynamics; UserError where they hold nothing that a map can be drawn from, or fewer than two epochs."""
+def map_values(dynamics: Dynamics, name: str, source: str | None = None, *, explored: bool = True) -> MapValues:
+    """The map of dynamics; UserError where they hold nothing that a map can be drawn from, or fewer than two epochs. One that
+    is only drawn, not ``explored``, has no scores but those of the drawing and no preferred classes."""
     held, quantity = _with_probability(dynamics)
     if len(held.epochs) < 2:
         raise UserError(f"a data map needs probabilities in at least 2 epochs, and {len(held.epochs)} were recorded")
-    names = [one for one in available_scores(held) if one != "random"]
+    names = [one for one in available_scores(held) if one != "random" and (explored or one in DRAWN)]
     scores = compute_scores(held, names)
     confidence, variability = scores["confidence"], scores["variability"]
     view = ExamplesOfDynamics.of(dynamics)
@@ -98,7 +107,7 @@ def map_values(dynamics: Dynamics, name: str, source: str | None = None) -> MapV
         aum=scores.get("aum"),
         seen=dynamics.seen.sum(axis=0),
         region=_regions(confidence, variability, dynamics.ids),
-        preferred=_preferred(dynamics),
+        preferred=_preferred(dynamics) if explored else None,
         labels=view.labels,
         label_names=view.label_names,
         scores=scores,
@@ -109,6 +118,14 @@ def map_values(dynamics: Dynamics, name: str, source: str | None = None) -> MapV
 def with_selection(values: MapValues, name: str, chosen: np.ndarray) -> MapValues:
     """The map with one more selection, bool [N]."""
     return replace(values, selections={**values.selections, name: chosen})
+
+
+def with_class_names(values: MapValues, labels: Mapping[str, str]) -> MapValues:
+    """The map whose classes, where they have no names, have those that ``labels`` (id -> name) agree on."""
+    if values.labels is None or not values.classes_are_numbers:
+        return values
+    names = names_of_classes(dict(zip(values.ids.to_pylist(), values.labels.tolist())), labels)
+    return replace(values, label_names=tuple(names.get(code, name) for code, name in enumerate(values.label_names)))
 
 
 def _with_probability(dynamics: Dynamics) -> tuple[Dynamics, str]:
@@ -135,7 +152,8 @@ def _with_probability(dynamics: Dynamics) -> tuple[Dynamics, str]:
                 f"hold {', '.join(dynamics.statistics) or 'logits without labels'}"
             )
         values, words = _sigmoid(margin), "sigmoid of the margin"
-    return replace(dynamics, pair_probability=values.astype(np.float32), metadata=_without_classes(dynamics)), words
+    held = replace(dynamics, logits=None, pair_probability=values.astype(np.float32), metadata=_without_classes(dynamics))
+    return held, words
 
 
 def _without_classes(dynamics: Dynamics) -> dict[str, object]:

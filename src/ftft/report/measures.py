@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ftft.report.figures import Interval, decimals, dig, percent, points
+from ftft.tasks.metrics import LOWER_IS_BETTER, UNBOUNDED
 
 CLASSIFICATION = ("accuracy", "macro_f1")
 
@@ -60,6 +61,12 @@ class Measure:
         return f"{words}, %" if self.share else words
 
     @property
+    def explained(self) -> str:
+        """ "Accuracy in per cent", "Loss in nats per token (lower is better)"."""
+        unit = " in per cent" if self.share else f" in {self.unit}" if self.unit else ""
+        return f"{self.words[0].upper()}{self.words[1:]}{unit}{' (lower is better)' if self.lower else ''}"
+
+    @property
     def even(self) -> float:
         """Differences below this print as zero."""
         return 0.0005 if self.share else 0.5 * 10.0**-self.digits
@@ -69,18 +76,31 @@ class Measure:
         return "better" if (gap < 0) == self.lower else "worse"
 
 
+def _measure(name: str, words: str, short: str, *, unit: str = "", digits: int = 3) -> Measure:
+    return Measure(words, short, name not in UNBOUNDED, name in LOWER_IS_BETTER, unit, digits)
+
+
 MEASURES: Mapping[str, Measure] = {
-    "accuracy": Measure("accuracy", ""),
-    "macro_f1": Measure("macro-F1", "F1"),
-    "loss": Measure("loss", "loss", share=False, lower=True, unit="nats per token"),
-    "perplexity": Measure("perplexity", "ppl", share=False, lower=True, digits=2),
-    "token_accuracy": Measure("token accuracy", "tokens"),
-    "exact_match": Measure("exact match", "match"),
+    "accuracy": _measure("accuracy", "accuracy", ""),
+    "macro_f1": _measure("macro_f1", "macro-F1", "F1"),
+    "auroc": _measure("auroc", "AUROC", "AUROC"),
+    "average_precision": _measure("average_precision", "average precision", "AP"),
+    "ece": _measure("ece", "ECE", "ECE"),
+    "brier": _measure("brier", "Brier score", "Brier"),
+    "log_loss": _measure("log_loss", "log loss", "log loss", unit="nats"),
+    "loss": _measure("loss", "loss", "loss", unit="nats per token"),
+    "perplexity": _measure("perplexity", "perplexity", "ppl", digits=2),
+    "token_accuracy": _measure("token_accuracy", "token accuracy", "tokens"),
+    "exact_match": _measure("exact_match", "exact match", "match"),
 }
+CORRECTED = "prior_corrected."  # before a score's name: after correction to a set's own class prior
 
 
 def measure_of(name: str) -> Measure:
     """How the score of that name is told; one that is not known as it stands, more being better."""
+    if name.startswith(CORRECTED):
+        found = measure_of(name.removeprefix(CORRECTED))
+        return replace(found, words=f"prior-corrected {found.words}", short=f"corrected {found.short}".rstrip())
     words = name.replace("_", " ")
     return MEASURES.get(name, Measure(words, words, share=False))
 
@@ -103,11 +123,8 @@ def legend(result: Mapping[str, Any]) -> str:
     others = [measure_of(other) for other in compared(result)[1:]]
     if compared(result) == CLASSIFICATION:
         return "Accuracy in per cent with {level} bootstrap intervals, and macro-F1"
-    unit = "in per cent" if first.share else f"in {first.unit}" if first.unit else ""
-    words = f"{first.words[0].upper()}{first.words[1:]} {unit}".rstrip()
-    better = " (lower is better)" if first.lower else ""
     listed = ", ".join(_explained(one) for one in others)
-    return f"{words}{better} with {{level}} bootstrap intervals" + (f", and {listed}" if listed else "")
+    return f"{first.explained} with {{level}} bootstrap intervals" + (f", and {listed}" if listed else "")
 
 
 def _explained(told: Measure) -> str:

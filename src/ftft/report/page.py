@@ -33,7 +33,7 @@ from ftft.report.map_payload import ExplorerData, Texts
 from ftft.report.markup import Markup, tag
 from ftft.report.measures import CLASSIFICATION, compared
 from ftft.report.parts import Parts, group_rows
-from ftft.report.stage_charts import accuracy_chart, cost_chart, difference_chart
+from ftft.report.stage_charts import cost_chart, difference_chart, score_chart
 from ftft.report.transfer import transfer, transfer_tables
 
 
@@ -102,7 +102,7 @@ def _evaluation(result: Mapping[str, Any]) -> Markup | None:
     said = tag("p", f"{without[0].upper()}{without[1:]}.") if without else None
     classes = compared(result) == CLASSIFICATION
     more = (tag("h3", "Further metrics"), tables.further_table(result), soft(note)) if classes else ()
-    drawn = [accuracy_chart(result), difference_chart(result)]
+    drawn = [score_chart(result), difference_chart(result)]
     charts = [tag("div", *(one for one in drawn if one is not None), attributes={"class": "charts"})] if any(drawn) else []
     looked = [tag("p", sentence) for sentence in measured(result)]
     return section("Results", tables.results_table(result), said, *charts, *looked, *more)

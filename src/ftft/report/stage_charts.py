@@ -1,4 +1,4 @@
-"""What a run's stages scored and cost, drawn: accuracies and differences with their intervals, and the cost by phase.
+"""What a run's stages scored and cost, drawn: scores and differences with their intervals, and the cost by phase.
 
 Every row is a drawing as wide as there is room, with the words beside it in HTML, so that a narrow screen shrinks no word.
 """
@@ -29,6 +29,7 @@ from ftft.report.figures import (
     stage_names,
 )
 from ftft.report.markup import Attributes, Markup, join, tag, under
+from ftft.report.measures import Measure, chief
 
 STEP, MARGIN = 13, 4  # pixels from one stage's interval to the next, and above and below
 LEAST_HEIGHT = 44  # of a row: its two lines of words, so that the grid of one meets that of the next
@@ -50,40 +51,44 @@ class Row:
     kind: str | None = None
 
 
-def accuracy_chart(result: Mapping[str, Any]) -> Markup | None:
-    """Every stage's accuracy on every set and its means, as dots with intervals; None where nothing was measured."""
-    names = stage_names(result)
+def score_chart(result: Mapping[str, Any]) -> Markup | None:
+    """Every stage's chief score (accuracy) on every set and its means, as dots with intervals; None where nothing was
+    measured."""
+    names, (score, told) = stage_names(result), chief(result)
     rows = _rows(
         result,
-        lambda set_name: [metric(result, name, set_name, "metrics", "accuracy") for name in names],
-        lambda role: [mean_interval(result, name, role) for name in names],
+        told,
+        lambda set_name: [metric(result, name, set_name, "metrics", score) for name in names],
+        lambda role: [mean_interval(result, name, role, score) for name in names],
     )
     if not any(row.values for row in rows):
         return None
     key = [(_mark(index, 9, 7), stage_figures(result, name).title) for index, name in enumerate(names)]
-    caption = f"Accuracy in per cent with {level(result)} bootstrap intervals."
-    return _dots(rows, caption, key, bounds=(0.0, 100.0))
+    caption = f"{told.explained} with {level(result)} bootstrap intervals."
+    return _dots(rows, caption, key, told, bounds=(0.0, 100.0) if told.share else (-math.inf, math.inf))
 
 
 def difference_chart(result: Mapping[str, Any]) -> Markup | None:
-    """Every stage minus the baseline in points of accuracy, with paired intervals and a line at zero; None without either."""
-    baseline, names = result.get("baseline"), stage_names(result)
+    """Every stage minus the baseline in the chief score, with paired intervals and a line at zero; None without either."""
+    baseline, names, (score, told) = result.get("baseline"), stage_names(result), chief(result)
     others = [(index, name) for index, name in enumerate(names) if name != baseline]
     if baseline not in names or not others:
         return None
 
     rows = _rows(
         result,
-        lambda set_name: [set_difference(result, name, set_name) for name in names],
-        lambda role: [mean_difference(result, name, role) for name in names],
+        told,
+        lambda set_name: [set_difference(result, name, set_name, score) for name in names],
+        lambda role: [mean_difference(result, name, role, score) for name in names],
     )
     if not any(row.values for row in rows):
         return None
     key = [(_mark(index, 9, 7), f"{name} minus {baseline}") for index, name in others]
+    better = " (negative is better)" if told.lower else ""
     caption = (
-        f"Differences to {baseline} in points of accuracy, with paired {level(result)} intervals; the line is no difference."
+        f"Differences to {baseline} in {told.scale}{better}, with paired {level(result)} intervals; the line is no difference."
     )
-    return _dots(rows, caption, key, line=0.0)
+    return _dots(rows, caption, key, told, line=0.0)
 
 
 def cost_chart(result: Mapping[str, Any]) -> Markup | None:
@@ -115,6 +120,7 @@ def cost_chart(result: Mapping[str, Any]) -> Markup | None:
 
 def _rows(
     result: Mapping[str, Any],
+    told: Measure,
     of_set: Callable[[str], list[Interval | None]],
     of_role: Callable[[str], list[Interval | None]],
 ) -> list[Row]:
@@ -127,20 +133,20 @@ def _rows(
                 *([one.split] if one.split != "test" else []),
                 *(["seen"] if one.seen_by else []),
             ]
-            rows.append(Row(one.name, ", ".join(facts), _known(of_set(one.name))))
+            rows.append(Row(one.name, ", ".join(facts), _known(of_set(one.name), told)))
         over = mean_sets(sets, role)
         if role != "forget" and len(over) > 1:
-            rows.append(Row(f"{role.upper()} mean", f"{len(over)} sets", _known(of_role(role)), "sum"))
+            rows.append(Row(f"{role.upper()} mean", f"{len(over)} sets", _known(of_role(role), told), "sum"))
     return rows
 
 
-def _known(values: Sequence[Interval | None]) -> list[tuple[int, Interval]]:
-    """The values in per cent, each with the number of its stage."""
-    found = []
+def _known(values: Sequence[Interval | None], told: Measure) -> list[tuple[int, Interval]]:
+    """The values, of a share in per cent, each with the number of its stage."""
+    found, scale = [], 100 if told.share else 1
     for index, one in enumerate(values):
         if one is not None:
-            ends = (None if end is None else 100 * end for end in (one.low, one.high))
-            found.append((index, Interval(100 * one.value, *ends)))
+            ends = (None if end is None else scale * end for end in (one.low, one.high))
+            found.append((index, Interval(scale * one.value, *ends)))
     return found
 
 
@@ -148,13 +154,14 @@ def _dots(
     rows: Sequence[Row],
     caption: str,
     key: Sequence[tuple[Markup, str]],
+    told: Measure,
     *,
     line: float | None = None,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Markup:
     """The rows below one another on one axis, whose figures stand below the last."""
     ends = [end for row in rows for _, one in row.values for end in (one.low, one.value, one.high, line) if end is not None]
-    margin = (max(ends) - min(ends)) * 0.05 or 1.0
+    margin = (max(ends) - min(ends)) * 0.05 or (1.0 if told.share else 0.1)
     low, high = max(bounds[0], min(ends) - margin), min(bounds[1], max(ends) + margin)
     marked = ticks(low, high, 5)
 
@@ -171,7 +178,7 @@ def _dots(
         drawn = [
             part for index, one in row.values for part in _interval(index, one, first + STEP * stages.index(index), across)
         ]
-        said = f"{row.name}: " + ", ".join(f"{one.value:.1f}" for _, one in row.values)
+        said = f"{row.name}: " + ", ".join(f"{one.value:.{1 if told.share else told.digits}f}" for _, one in row.values)
         looks: Attributes = {"style": f"height:{height}px", "role": "img", "aria-label": said}
         title: Attributes = {"class": row.kind}
         items += [

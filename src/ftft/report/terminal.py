@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -37,14 +36,14 @@ from ftft.report.guessing import guessing
 from ftft.report.headline import headline
 from ftft.report.learning import Learned, learned, picked_words
 from ftft.report.measures import CLASSIFICATION, Measure, compared, legend, measure_of
-from ftft.report.parts import GroupRow, Parts, group_rows, load_parts
+from ftft.report.parts import GroupRow, Parts, group_rows
 from ftft.report.terminal_map import print_map
 
 LONG_NAME = 12  # of a set: from here on its heading is broken at separators
 
 
-def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | None = None) -> None:
-    """Print a result: the stages' table, the headline, warnings and stamps, and, where the run's ``folder`` is given and
+def print_result(result: Mapping[str, Any], console: Console, *, parts: Parts | None = None) -> None:
+    """Print a result: the stages' table, the headline, warnings and stamps, and, where the ``parts`` of its run are given and
     dynamics were recorded, their data maps in characters and, where its training rows have groups, what became of each."""
     names = stage_names(result)
     sets = evaluation_sets(result)
@@ -72,8 +71,7 @@ def print_result(result: Mapping[str, Any], console: Console, *, folder: Path | 
     for label, lines in (("Warning", warnings), ("Note", sentences(result, "stamps"))):
         for sentence in lines:
             say(f"{label}: {sentence}", console, "yellow")
-    if folder is not None:
-        parts = load_parts(folder, result)
+    if parts is not None:
         for data_map in parts.maps.values():
             print_map(data_map, parts, console)
         _print_groups(parts, console)

@@ -8,7 +8,7 @@ from ftft.data.loading import load_data
 from ftft.methods.registry import build_task
 from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
-from ftft.run.measuring import require_heads
+from ftft.run.measuring import require_heads, require_packing
 from ftft.run.recipe import Recipe, Stage
 from ftft.run.selections import PlannedSelection, plan_selections
 
@@ -33,6 +33,7 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     for set_name, one in data.evaluation.items():
         yield f"evaluation set {set_name}: {len(one.examples):,} examples, role {one.role}, {one.split}"
     require_heads(recipe, task, data.train.label_names)
+    require_packing(recipe, task, data.train.label_names)
     plans = plan_selections(recipe, data.train)
     for name, stage in recipe.stages.items():
         yield _plan(name, stage, plans[name], len(data.train))

@@ -12,9 +12,11 @@ from ftft.engine.batches import BatchSchedule, planned_steps
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import PHASES, Ledger
 from ftft.engine.settings import TrainSettings
+from ftft.methods.registry import build_task
 from ftft.run.recipe import upstream as upstream
 from ftft.run.recipe import uses
-from ftft.tasks.contract import Prepared, Task
+from ftft.tasks.contract import Prepared, Task, coupling_of
+from ftft.tasks.packing import first_fit
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,17 @@ class ErmCost:
 
 
 def erm_cost(
-    recipe: Any, main: str, ledgers: Mapping[str, Ledger], summaries: Mapping[str, Any], lengths: Callable[[], np.ndarray]
+    recipe: Any,
+    main: str,
+    ledgers: Mapping[str, Ledger],
+    summaries: Mapping[str, Any],
+    lengths: Callable[[], tuple[np.ndarray, np.ndarray]],
 ) -> ErmCost:
     """One unit for all stages of a run: what the baseline cost, or else what plain fine-tuning of the ``main`` stage's
     model would, measured where that stage is plain fine-tuning itself and estimated from its counted batches elsewhere.
 
-    ``ledgers`` and ``summaries``: of the stages that are finished. ``lengths``: padded token counts of all training
-    examples, int32 [N], asked for only where something is estimated.
+    ``ledgers`` and ``summaries``: of the stages that are finished. ``lengths``: the tokens and the padded
+    tokens of all training examples, int32 [N] each, asked for only where something is estimated.
     """
     named = recipe.baseline if recipe.baseline is not None else main
     if named not in ledgers:
@@ -41,11 +47,12 @@ def erm_cost(
     if recipe.baseline is not None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named}")
     stage = recipe.stages[named]
-    if not uses(stage) and stage.select["name"] == "all":
+    if not uses(stage) and stage.select["name"] == "all" and stage.create is None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named} is plain fine-tuning")
     train, seed = stage.train, recipe.seed if stage.seed is None else stage.seed
-    every = lengths()
-    flops = estimate_erm_flops(summaries[named]["flops_by_shape"], every, train, seed)
+    tokens, every = lengths()
+    fill = coupling_of(build_task(recipe.task)) == "batch"
+    flops = estimate_erm_flops(summaries[named]["flops_by_shape"], every, train, seed, tokens, fill=fill)
     length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
     source = f"estimated from the counted batches of stage {named}, as {length} over all {len(every):,} examples"
     return ErmCost(flops, source)
@@ -56,6 +63,11 @@ def padded_lengths(task: Task, prepared: Prepared) -> np.ndarray:
     distinct, first, of = np.unique(prepared.lengths, return_index=True, return_inverse=True)
     widths = [task.collate(prepared, first[index : index + 1]).shape[1] for index in range(len(distinct))]
     return np.array(widths, dtype=np.int32)[of.reshape(-1)]
+
+
+def lengths_of(task: Task, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens and the padded tokens of every example, int32 [N] each."""
+    return prepared.lengths, padded_lengths(task, prepared)
 
 
 def given_dynamics(stages: Mapping[str, Any], name: str) -> list[str]:
@@ -75,16 +87,26 @@ def whole_cost(ledgers: Mapping[str, Ledger], stages: Mapping[str, Any], name: s
     return total
 
 
-def estimate_erm_flops(known_shapes: list[list[Any]], lengths: np.ndarray, train: TrainSettings, seed: int) -> float:
-    """Training FLOPs of plain fine-tuning on all N examples (``lengths``: padded token counts, int32 [N]) with the
-    same settings, from the shapes that were counted while the stage trained; NaN where none was.
+def estimate_erm_flops(
+    known_shapes: list[list[Any]],
+    lengths: np.ndarray,
+    train: TrainSettings,
+    seed: int,
+    tokens: np.ndarray | None = None,
+    *,
+    fill: bool = False,
+) -> float:
+    """Training FLOPs of plain fine-tuning on all N examples (``lengths``: padded token counts, ``tokens``: their own where
+    they differ, int32 [N]) with the same settings, from the shapes that were counted while the stage trained; NaN where none
+    was. ``fill``: an epoch's short batch is filled up.
 
     Used where the recipe has no ERM stage to measure; marked as estimated.
     """
     counter = FlopCounter()
     counter.load_state({"spent": 0, "known": known_shapes})
     steps = planned_steps(len(lengths), train.batch_size, epochs=train.epochs, steps=train.steps)
-    schedule = BatchSchedule(np.arange(len(lengths)), lengths, train.batch_size, steps, seed, train.shuffle)
+    own = lengths if tokens is None else tokens
+    schedule = BatchSchedule(np.arange(len(lengths)), own, train.batch_size, steps, seed, train.shuffle, fill=fill)
     total, epoch, done = 0.0, 0, 0
     while done < steps:
         plan = schedule.plan(epoch)[: steps - done]
@@ -92,6 +114,8 @@ def estimate_erm_flops(known_shapes: list[list[Any]], lengths: np.ndarray, train
         for batch in plan:
             for start in range(0, len(batch), micro):
                 part = batch[start : start + micro]
-                total += counter.estimate("train", len(part), int(lengths[part].max()))
+                width = int(lengths[part].max())
+                rows = first_fit(own[part], width).rows if train.pack else len(part)
+                total += counter.estimate("train", rows, width)
         done, epoch = done + len(plan), epoch + 1
     return total

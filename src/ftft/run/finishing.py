@@ -17,8 +17,10 @@ from ftft.engine.choosing import ChoosingSchedule
 from ftft.engine.loop import Outcome, Training, best_folder
 from ftft.engine.provenance import provenance
 from ftft.errors import UserError
+from ftft.files import copy_file
 from ftft.methods import registry
 from ftft.methods.contract import Adapted, Checkpoint, Selection
+from ftft.methods.created import FILE
 from ftft.models.loading import LoadedModel, load_saved
 from ftft.models.saving import save_model
 from ftft.run.selections import learned_prior
@@ -69,7 +71,13 @@ class Trained:
             "flops_by_shape": training.flops.state()["known"],
             "provenance": provenance(),
         }
-        folder.finish({"summary": summary, "ledger": training.ledger.to_json()})
+        ledger, creation = training.ledger, run.creation
+        if creation is not None:
+            copy_file(creation.folder.path(FILE), folder.path(FILE))
+            created = creation.created
+            summary["creation"] = {"rule": dict(created.rule), "counts": dict(created.counts), "key": creation.folder.key}
+            ledger = creation.ledger.merge(ledger)
+        folder.finish({"summary": summary, "ledger": ledger.to_json()})
 
     def _course(self) -> dict[str, Any]:
         """How the training went, step by step."""

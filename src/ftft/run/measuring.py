@@ -19,6 +19,7 @@ from ftft.errors import UserError
 from ftft.files import fingerprint, read_json, write_json
 from ftft.methods import registry
 from ftft.models.loading import load_model, load_saved
+from ftft.models.packing import require_separate
 from ftft.run.evaluators import of_models
 from ftft.run.recipe import Recipe, Stage
 from ftft.tasks.contract import Task
@@ -44,6 +45,15 @@ def require_heads(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> N
                     raise UserError(
                         f"stages.{name}.evaluate: {section['name']} compares with the model before training; {error}"
                     ) from None
+
+
+def require_packing(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
+    """UserError where a stage is to pack several examples in a row and its model does not keep them apart."""
+    for name, stage in recipe.stages.items():
+        if stage.train.pack:
+            where = f"stages.{name}"
+            loaded = load_model(stage.model, task.model, label_names, seed=recipe.seed, where=f"{where}.model")
+            require_separate(loaded.model, f"{where}.train.pack")
 
 
 @dataclass

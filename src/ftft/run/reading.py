@@ -201,6 +201,8 @@ def _complete_stage(name: str, stage: Stage, raw: Mapping[str, Any], task: Task)
 
 
 def _complete_section(question: str, section: Any, where: str) -> Any:
+    if section is None:
+        return None
     if isinstance(section, list):
         return [_complete_section(question, one, join(where, index)) for index, one in enumerate(section)]
     return plain(validate_section(question, section, where))
@@ -231,7 +233,7 @@ def _check_methods(recipe: Recipe) -> None:
     for name, stage in recipe.stages.items():
         for section in SECTIONS:
             given = getattr(stage, section)
-            for one in given if isinstance(given, list) else [given]:
+            for one in given if isinstance(given, list) else [given] * (given is not None):
                 build(section, one, f"stages.{name}.{section}")
 
 

@@ -15,7 +15,14 @@ from ftft.settings import setting
 LATER_COLUMNS: dict[str, Any] = {"columns": {"inputs": None}}
 LATER: dict[str, Any] = {
     "data": {**LATER_COLUMNS, "corrections": None, "train": LATER_COLUMNS, "evaluation": {"*": LATER_COLUMNS}},
-    "stages": {"*": {"use_model_of": None, "use_models_of": [], "train": {"end_at": None, "sharding": "none"}}},
+    "stages": {
+        "*": {
+            "create": None,
+            "use_model_of": None,
+            "use_models_of": [],
+            "train": {"end_at": None, "pack": False, "sharding": "none"},
+        }
+    },
 }
 
 Section = dict[str, Any]  # {"name": method, setting: value, ...}; "name" alone may be written as a plain string
@@ -27,10 +34,11 @@ class Stage:
 
     model: ModelSettings
     train: TrainSettings = field(default_factory=TrainSettings)
+    create: Section | None = setting(None, "what the training examples are made into before any is selected; null: nothing")
     select: Section = setting({"name": "all"}, "which examples the model learns from", factory=dict)
     use_dynamics_of: str | None = setting(None, "the stage (or the path of a dynamics file) whose dynamics `select` uses")
     use_model_of: str | None = setting(
-        None, "an earlier stage whose finished model `select` looks at the data with; by default this stage's own, untrained"
+        None, "an earlier stage whose finished model `create` and `select` work with; by default this stage's own, untrained"
     )
     use_models_of: list[str] = setting(
         (), "earlier stages whose finished models `combine` gets beside this one's", factory=list

@@ -32,13 +32,14 @@ from ftft.files import (
     write_text,
 )
 from ftft.methods import registry
+from ftft.methods.created import FILE as CREATED
 from ftft.methods.selection import read_selection
 from ftft.models.loading import load_saved
 from ftft.paths import expand
-from ftft.run.costs import ErmCost, erm_cost, given_dynamics, padded_lengths, upstream, whole_cost
+from ftft.run.costs import ErmCost, erm_cost, given_dynamics, lengths_of, upstream, whole_cost
 from ftft.run.evaluating import Evaluation, evaluate, predictions_on_all, said_of, sets_seen, write_named_predictions
 from ftft.run.evaluators import of_predictions
-from ftft.run.measuring import measure, require_heads
+from ftft.run.measuring import measure, require_heads, require_packing
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
@@ -151,6 +152,7 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
     plan_selections(recipe, data.train)  # refuses a selection that cannot work before an earlier stage is trained
     seen = sets_seen(recipe)
     require_heads(recipe, task, data.train.label_names)
+    require_packing(recipe, task, data.train.label_names)
     processes.once(begin)
     for sentence in [*data.warnings, *said_of(seen)]:
         warn(sentence)
@@ -224,7 +226,7 @@ class _Run:
         for name, stage in self.stages.items():
             if stage.dynamics_path is not None:
                 copy_file(stage.dynamics_path, self.folder / "stages" / name / "dynamics.parquet")
-            for file in ("selection.parquet", "selection.parquet.json"):
+            for file in ("selection.parquet", "selection.parquet.json", *([CREATED] if stage.creates else [])):
                 copy_file(stage.folder / file, self.folder / "stages" / name / file)
             place = self.folder / "stages" / name
             self.predictions[name] = write_named_predictions(place, self.evaluations[name], self.data, columns)
@@ -299,12 +301,12 @@ class _Run:
             main = result_stage(self.recipe)
             ledgers = {name: stage.ledger for name, stage in self.stages.items()}
             summaries = {name: stage.summary for name, stage in self.stages.items()}
-            self._erm = erm_cost(self.recipe, main, ledgers, summaries, lambda: self._padded_lengths(main))
+            self._erm = erm_cost(self.recipe, main, ledgers, summaries, lambda: self._lengths(main))
         return self._erm
 
-    def _padded_lengths(self, name: str) -> np.ndarray:
+    def _lengths(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         _, processor = load_saved(self.stages[name].model_folder, self.task.model)
-        return padded_lengths(self.task, self.task.prepare(self.data.train, processor))
+        return lengths_of(self.task, self.task.prepare(self.data.train, processor))
 
     def _cost(self, name: str) -> dict[str, Any]:
         ledgers = {other: stage.ledger for other, stage in self.stages.items()}

@@ -70,8 +70,11 @@ def _dataclass_schema(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
         if cls is Stage and field.name in SECTIONS:
             schema: dict[str, Any] = {"$ref": f"#/$defs/{field.name}"}
             definitions[field.name] = section_schema(field.name, definitions)
-            if is_union(field_types(Stage)[field.name]):  # one section or a list of them
-                schema = {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]}
+            if is_union(kind := field_types(Stage)[field.name]):  # one section or a list of them, or none
+                several = (
+                    {"type": "null"} if type(None) in get_args(kind) else {"type": "array", "items": schema, "minItems": 1}
+                )
+                schema = {"anyOf": [schema, several]}
         elif cls is Recipe and field.name == "task":
             schema = {"$ref": "#/$defs/task"}
             definitions["task"] = _section_schema(list_tasks(), "What kind of data and model is it?", definitions)

@@ -27,6 +27,7 @@ from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.methods.contract import Sampler, ScoringModel, Selection
 from ftft.paths import expand
+from ftft.run.creating import stand_in
 from ftft.run.recipe import Recipe, Stage
 from ftft.tasks.contract import quantities_of
 
@@ -47,25 +48,28 @@ def plan_selections(recipe: Recipe, train: Examples) -> dict[str, PlannedSelecti
     """The planned selection of every stage by its name; UserError, led by the stage's path, for one that cannot work."""
     plans: dict[str, PlannedSelection] = {}
     made: dict[str, Selection] = {}
-    statistics = quantities_of(registry.build_task(recipe.task)).dynamics
+    pools: dict[str, Examples] = {}
+    quantities = quantities_of(registry.build_task(recipe.task))
+    statistics, columns = quantities.dynamics, len(quantities.predictions or train.label_names)
     for name, stage in recipe.stages.items():
         where = f"stages.{name}.select"
+        pool = pools[name] = stand_in(stage, train, f"stages.{name}.create")
         source = stage.use_dynamics_of
         dynamics = None
         if source in recipe.stages:
-            dynamics = _stand_in(train, recipe.stages[source], made[source], plans[source].steps, statistics)
+            dynamics = _stand_in(pools[source], recipe.stages[source], made[source], plans[source].steps, statistics)
         elif source is not None:
             dynamics = open_dynamics(expand(source, f"stages.{name}.use_dynamics_of"))
         selector = registry.build("select", stage.select, where)
         seed = recipe.seed if stage.seed is None else stage.seed
         try:
-            chosen = select_with(selector, train, dynamics, seed=seed, scoring=OnePoint(train))
+            chosen = select_with(selector, pool, dynamics, seed=seed, scoring=OnePoint(pool, columns))
             made[name], sampler = selection_and_sampler(chosen)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         steps = planned_steps(len(made[name]), stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
         steps = ending_step(steps, stage.train.end_at)
-        exact = source not in recipe.stages and (sampler is None or stage.train.steps is not None)
+        exact = source not in recipe.stages and stage.create is None and (sampler is None or stage.train.steps is not None)
         plans[name] = PlannedSelection(len(made[name]), steps, exact, sampled=sampler is not None)
     return plans
 
@@ -81,17 +85,17 @@ def _stand_in(train: Examples, reference: Stage, selection: Selection, steps: in
     if reference.dynamics is None or reference.dynamics.mode == "online":
         seen[-1, rows[left * reference.train.batch_size :]] = False
     classes, most = len(train.label_names), 64 if reference.dynamics is None else reference.dynamics.max_classes
-    generator = np.random.default_rng(0)
+    generator, about = np.random.default_rng(0), {"data_fingerprint": train.fingerprint}
     if statistics:
         drawn = {name: generator.random((epochs, len(train)), dtype=np.float32) for name in statistics}
-        return Dynamics(train.ids, tuple(range(epochs)), seen, None, statistics=drawn)
+        return Dynamics(train.ids, tuple(range(epochs)), seen, None, statistics=drawn, metadata=about)
     gold = train.labels.astype(np.int32)
     if classes <= most:
         logits = generator.standard_normal((epochs, len(train), classes), dtype=np.float32)
-        return Dynamics(train.ids, tuple(range(epochs)), seen, gold, logits=logits)
+        return Dynamics(train.ids, tuple(range(epochs)), seen, gold, logits=logits, metadata=about)
     pair = generator.standard_normal((epochs, len(train), 2), dtype=np.float32)
     probability = generator.random((epochs, len(train)), dtype=np.float32)
-    return Dynamics(train.ids, tuple(range(epochs)), seen, gold, pair_logits=pair, pair_probability=probability)
+    return Dynamics(train.ids, tuple(range(epochs)), seen, gold, pair_logits=pair, pair_probability=probability, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,13 @@ class OnePoint:
     """Stands in for a scoring model before anything is computed: every example is the same, and any will do as a target."""
 
     examples: Examples
+    columns: int = 1  # of what the task keeps of an example
 
     def embed(self, examples: Examples) -> np.ndarray:
         return np.zeros((len(examples), 1), dtype=np.float32)
+
+    def predictions(self, examples: Examples) -> np.ndarray:
+        return np.zeros((len(examples), self.columns), dtype=np.float32)
 
     def target(self, name: str) -> Examples:
         return self.examples.take(np.arange(min(len(self.examples), 1)))

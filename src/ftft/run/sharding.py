@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ftft.errors import UserError
@@ -11,6 +11,10 @@ from ftft.methods.registry import build, header, list_methods
 from ftft.run.recipe import Stage
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from ftft.engine.processes import Processes
+    from ftft.engine.sharding import Shards
     from ftft.tasks.contract import Task
 
 
@@ -33,6 +37,18 @@ def check_sharding(stage: Stage, task: Task, where: str) -> None:
             f"{where}.train.sharding: with task.answer every evaluation writes texts, which a model in shards cannot do; leave "
             "out stop, evaluate_every and a combine that needs them, or train with sharding: none"
         )
+
+
+def cutter(stage: Stage, processes: Processes, where: str, warn: Callable[[str], None]) -> Callable[[Module], Shards] | None:
+    """What cuts the model, where the recipe asks for it and there is more than one process."""
+    if stage.train.sharding == "none":
+        return None
+    if processes.count == 1:
+        warn(f"{where}.train.sharding: the one process holds the whole model; start several with torchrun")
+        return None
+    from ftft.engine.sharding import Shards
+
+    return lambda model: Shards(model, processes)
 
 
 def is_measured_while_training(stage: Stage, where: str) -> bool:

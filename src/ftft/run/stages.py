@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from ftft.engine.processes import ALONE, Processes
 from ftft.engine.provenance import provenance
 from ftft.engine.scoring import CountedScoring
 from ftft.engine.settings import StopSettings
-from ftft.engine.sharding import Shards
 from ftft.engine.stopping import EarlyStopping
 from ftft.errors import UserError
 from ftft.files import fingerprint, sha256_file
@@ -35,15 +34,17 @@ from ftft.methods import registry
 from ftft.methods.contract import Objective, Sampler, Selection
 from ftft.methods.selection import write_selection
 from ftft.models.loading import LoadedModel, load_model, load_saved
+from ftft.models.packing import require_separate
 from ftft.paths import expand
+from ftft.run.creating import Creation, create
 from ftft.run.finishing import Trained
 from ftft.run.portable import portable_model
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
-from ftft.run.sharding import is_measured_while_training
+from ftft.run.sharding import cutter, is_measured_while_training
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets
-from ftft.tasks.contract import Prepared, Task, files_of, quantities_of
+from ftft.tasks.contract import Prepared, Task, coupling_of, files_of, quantities_of
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
 ENDLESS = 10**9
@@ -61,10 +62,16 @@ class FinishedStage:
     reused: bool
     summary: Mapping[str, Any]
     ledger: Ledger
+    model_at: Path | None = None  # where its model is kept elsewhere
 
     @property
     def model_folder(self) -> Path:
-        return self.folder / "model"
+        return self.model_at or self.folder / "model"
+
+    @property
+    def creates(self) -> bool:
+        """Whether it made its own examples."""
+        return "creation" in self.summary
 
     @property
     def dynamics_path(self) -> Path | None:
@@ -85,6 +92,7 @@ class StageRun:
     notify: Notify
     warn: Callable[[str], None]
     processes: Processes = ALONE
+    creation: Creation | None = None
 
     @property
     def stage(self) -> Stage:
@@ -134,14 +142,15 @@ class StageRun:
         target = self.selection_target()
         for of_processes in ("checkpoint_seconds", "sharding"):
             stage["train"].pop(of_processes, None)  # "none" is already left out
-        for question in ("select", "adapt", "objective", "optimize", "combine"):
+        made = ("create",) if self.stage.create is not None else ()
+        for question in (*made, "select", "adapt", "objective", "optimize", "combine"):
             method = registry.build(question, stage[question], f"{self.where}.{question}")
             stage[question] = {"name": stage[question]["name"], **asdict(method)}
         files = {name: sha256_file(expand(path, f"task.{name}")) for name, path in files_of(self.task).items()}
         steering = {name: [one.examples.fingerprint, one.merge] for name, one in self.steering_sets().items()}
         return {
             "version": OUTCOME_VERSION,
-            "task": dict(self.recipe.task),
+            "task": {name: value for name, value in self.recipe.task.items() if name not in files},
             "stage": stage,
             "seed": self.seed,
             "model": model_fingerprint,
@@ -152,6 +161,7 @@ class StageRun:
             "dynamics": dynamics_key,
             **({} if target is None else {"target": target.examples.fingerprint}),
             **({"task_files": files} if files else {}),
+            **({"short_batch": "filled"} if coupling_of(self.task) == "batch" else {}),
         }
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -159,7 +169,7 @@ class StageRun:
     def run(self) -> FinishedStage:
         """Take the stage from the store, or train it (resuming where it was interrupted)."""
         self.notify(stage_event(self.recipe, self.name))
-        if self.processes.count > 1 and getattr(self.task, "coupling", "none") == "batch":
+        if self.processes.count > 1 and coupling_of(self.task) == "batch":
             raise UserError(
                 f"{self.where}: in {self.task.name} the loss of an example depends on its batch, which several processes would "
                 "cut into shares; run it in one process"
@@ -169,6 +179,7 @@ class StageRun:
         precision = self._precision(accelerator.device)
         dtype = torch.float64 if precision == "fp64" else torch.float32
         model = self.load(dtype)
+        self.learn_from(create(self, model, accelerator.device))
         dynamics, dynamics_key = self.dynamics_to_use()
         spec = self.spec(model.fingerprint, precision, dynamics_key)
         key = stage_key(spec)
@@ -185,6 +196,12 @@ class StageRun:
             self.processes.once(folder.remove_checkpoints)  # a kill may have come between the record and their removal
         self.notify({"event": "reused", "stage": self.name})
         return self._finished(folder, key, reused=True)
+
+    def learn_from(self, creation: Creation | None) -> None:
+        """From here on what was created is the stage's training data."""
+        self.creation = creation
+        if creation is not None:
+            self.data = replace(self.data, train=creation.created.examples)
 
     def load(self, dtype: torch.dtype | None = None) -> LoadedModel:
         """The pretrained model the stage begins with, loaded anew: training changes the weights in place."""
@@ -229,10 +246,8 @@ class StageRun:
         chosen = self.processes.once(lambda: self._select(folder, model, dynamics, ledger, accelerator.device))
         training, assembled = self.prepare(chosen, model, ledger, accelerator, precision, folder.folder)
         preparing = time.perf_counter() - started
-        sharding = "none" if assembled.shards is None else self.stage.train.sharding
-        outcome = TrainingLoop(training, environment={**provenance(), "sharding": sharding}).run()
-        if assembled.shards is not None:
-            assembled.shards.leave()
+        outcome = TrainingLoop(training, environment={**provenance(), "sharding": assembled.sharding}).run()
+        assembled.leave_shards()
         selection, _ = selection_and_sampler(chosen)
         trained = Trained(self, model, assembled.adapted, training, outcome)
         self.processes.once(lambda: trained.finish(folder, selection, preparing))
@@ -259,27 +274,25 @@ class StageRun:
             registry.build("adapt", self.stage.adapt, f"{self.where}.adapt"),
             objective,
             registry.build("optimize", self.stage.optimize, f"{self.where}.optimize"),
-            # Of the same batches in every process: an adapter may make its very shape of them.
             CountedCalibration(self.task, prepared, rows, self.seed, ledger),
             seed=self.seed,
-            shard=self._shard(),
+            shard=cutter(self.stage, self.processes, self.where, self.warn),
         )
+        if self.stage.train.pack:  # an adapter can undo what the model alone does
+            require_separate(assembled.adapted.model, f"{self.where}.train.pack")
         schedule = schedule_for(
-            self.stage.train, rows, prepared.lengths[rows], seed=self.seed, sampler=sampler, processes=self.processes
+            self.stage.train,
+            rows,
+            prepared.lengths[rows],
+            seed=self.seed,
+            sampler=sampler,
+            processes=self.processes,
+            fill=coupling_of(self.task) == "batch",
         )
         training = self._training(
             folder, assembled, objective, model, prepared, schedule, weights, ledger, accelerator, precision
         )
         return training, assembled
-
-    def _shard(self) -> Callable[[torch.nn.Module], Shards] | None:
-        """What cuts the model, where the recipe asks for it and there is more than one process."""
-        if self.stage.train.sharding == "none":
-            return None
-        if self.processes.count == 1:
-            self.warn(f"{self.where}.train.sharding: the one process holds the whole model; start several with torchrun")
-            return None
-        return lambda model: Shards(model, self.processes)
 
     def select(
         self, model: LoadedModel, dynamics: Dynamics | None, ledger: Ledger, device: torch.device

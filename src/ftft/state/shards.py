@@ -62,6 +62,8 @@ def cut_state(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> dict
 def cut_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """An optimizer's whole state dict as ``optimizer`` loads it: what has a parameter's shape is cut as the parameter is."""
     parameters: Sequence[Any] = [one for group in optimizer.param_groups for one in group["params"]]
+    if not any(is_shard(one) for one in parameters):
+        return dict(state)
 
     def cut(value: Any, like: torch.Tensor) -> Any:
         return cut_like(value, like) if isinstance(value, torch.Tensor) and value.shape == like.shape else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -36,10 +36,10 @@ class Batch:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Examples, and numbers per example in the first of the inputs (tokens of the padded length): batches of one shape
-        cost the same."""
+        """Rows, and numbers per row, in the first of the inputs (examples and tokens of the padded length, unless several
+        examples share a row): batches of one shape cost the same."""
         first = next(iter(self.inputs.values()))
-        return len(self.ids), first[0].numel()
+        return len(first), first[0].numel()
 
 
 @dataclass
@@ -98,7 +98,11 @@ class Task(Protocol):
     """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data.
 
     A task whose examples are not classified has ``quantities`` too (:func:`quantities_of`), one with settings that name files
-    lists these settings in ``files``, and one whose models write has ``written`` (:func:`written_by`).
+    lists these settings in ``files``, one whose models write has ``written`` (:func:`written_by`), and one whose examples can
+    share a row has ``pack`` (:func:`collator_of`). One in which the loss of
+    an example depends on its batch says ``coupling = "batch"`` (:func:`coupling_of`): its micro-batches are batches, and all of
+    them of one size. One that cannot give the probabilities of classes that a set merges says ``merges = False``
+    (:func:`merges_classes`).
     """
 
     name: ClassVar[str]
@@ -154,6 +158,22 @@ def quantities_of(task: Task) -> Quantities:
     """What a task's numbers are called: its ``quantities``, those of a classification where it has none."""
     found: Quantities = getattr(task, "quantities", Quantities())
     return found
+
+
+def collator_of(task: Task, *, pack: bool) -> Callable[[Prepared, np.ndarray, np.ndarray | None], Batch]:
+    """What makes the batches of a training: ``collate``, or ``pack``, which lays the same examples out in fewer rows."""
+    found: Callable[[Prepared, np.ndarray, np.ndarray | None], Batch] = task.pack if pack else task.collate  # type: ignore[attr-defined]
+    return found
+
+
+def coupling_of(task: Task) -> str:
+    """What the loss of an example depends on: "none", the example alone, or "batch"."""
+    return str(getattr(task, "coupling", "none"))
+
+
+def merges_classes(task: Task) -> bool:
+    """Whether an evaluation set may merge classes of the model (``merge_labels``)."""
+    return bool(getattr(task, "merges", True))
 
 
 def files_of(task: Task) -> dict[str, str]:

@@ -20,6 +20,8 @@ import numpy as np
 
 Values = float | np.ndarray
 Metric = Callable[..., Values]
+LOWER_IS_BETTER = ("ece", "brier", "log_loss", "loss", "perplexity")
+UNBOUNDED = ("log_loss", "loss", "perplexity")  # no shares, so not told in per cent
 LOG_FLOOR = float(np.finfo(np.float64).eps)  # scikit-learn's floor for a float64 probability under the logarithm
 
 

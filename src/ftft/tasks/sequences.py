@@ -26,15 +26,22 @@ EXACT_MATCH = "exact_match"
 ELEMENTS_AT_ONCE = 1 << 24
 
 
-def statistics_of(logits: torch.Tensor, labels: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The statistics, each float32 [B], and the number of target tokens int64 [B], from logits [B, L, V] and the labels int
-    [B, L] that they predict, position by position (-100: no target). In float32, a slice of tokens at a time."""
-    where = (labels != IGNORED).nonzero()  # [T, 2]: example, position
-    sums = logits.new_zeros((3, len(logits)), dtype=_double(logits))
-    for part in where.split(max(1, ELEMENTS_AT_ONCE // logits.shape[2])):
-        example, position = part.unbind(1)
-        sums.index_add_(1, example, _per_token(logits[example, position], labels[example, position]).to(sums.dtype))
-    tokens = where[:, 0].bincount(minlength=len(logits))
+def statistics_of(
+    logits: torch.Tensor, labels: torch.Tensor, owners: torch.Tensor | None = None, count: int | None = None
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The statistics, each float32 [B], and the number of target tokens int64 [B], from logits [R, L, V] and the labels int
+    [R, L] that they predict, position by position (-100: no target). In float32, a slice of tokens at a time.
+
+    ``owners`` (int64 [R, L]): which of ``count`` = B sequences each position belongs to; by default every row is one."""
+    where = (labels != IGNORED).nonzero()  # [T, 2]: row, position
+    sequences = where[:, 0] if owners is None else owners[labels != IGNORED]
+    count = len(logits) if count is None else count
+    sums = logits.new_zeros((3, count), dtype=_double(logits))
+    size = max(1, ELEMENTS_AT_ONCE // logits.shape[2])
+    for part, sequence in zip(where.split(size), sequences.split(size)):
+        row, position = part.unbind(1)
+        sums.index_add_(1, sequence, _per_token(logits[row, position], labels[row, position]).to(sums.dtype))
+    tokens = sequences.bincount(minlength=count)
     return means(sums[0], sums[1], sums[2], tokens), tokens
 
 

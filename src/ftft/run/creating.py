@@ -1,0 +1,117 @@
+"""The examples that a stage makes before it learns from them: made once, kept in the store under a key of their own, so that
+stages that differ in how they train share them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ftft.data.examples import Examples
+from ftft.engine.ledger import Ledger
+from ftft.engine.provenance import provenance
+from ftft.engine.writing import CountedWriting
+from ftft.errors import UserError
+from ftft.files import fingerprint, sha256_file
+from ftft.methods import registry
+from ftft.methods.contract import Created
+from ftft.methods.created import FILE, read_created, write_created
+from ftft.models.loading import LoadedModel, load_saved
+from ftft.paths import expand
+from ftft.run.recipe import Stage
+from ftft.run.store import StageFolder, stage_key
+from ftft.tasks.contract import files_of
+
+if TYPE_CHECKING:
+    from ftft.run.stages import StageRun
+
+CREATION_VERSION = 1  # raised whenever a change to the software changes what is made
+
+
+@dataclass(frozen=True)
+class Creation:
+    """What a stage learns from in place of the recipe's training examples: what was ``created``, its ``folder`` in the store,
+    and what it cost when it was made."""
+
+    created: Created
+    folder: StageFolder
+    ledger: Ledger
+
+
+def create(run: StageRun, model: LoadedModel, device: torch.device) -> Creation | None:
+    """The examples of the stage's `create`, made or taken from the store; None for a stage without one. All processes
+    together: the first one writes."""
+    if run.stage.create is None:
+        return None
+    spec = _spec(run, model, str(next(model.model.parameters()).dtype))
+    folder = run.store.stage_folder(stage_key(spec))
+    run.processes.require_same(folder.key, f"data or model for {run.where}.create")
+    with run.processes.holding(
+        folder.lock(wait=lambda text: run.notify({"event": "waiting", "stage": run.name, "text": text}))
+    ):
+        if not run.processes.once(folder.verify):
+            run.processes.once(lambda: _make(run, model, folder, spec, device))
+        run.processes.require_shared(folder.folder)
+        created, ledger = read_created(folder.path(FILE)), Ledger.from_json(folder.payload()["ledger"])
+    told = {name: count for name, count in created.counts.items() if isinstance(count, int)}
+    run.notify({"event": "created", "stage": run.name, "examples": len(created.examples), "counts": told})
+    return Creation(created, folder, ledger)
+
+
+def _make(run: StageRun, model: LoadedModel, folder: StageFolder, spec: dict[str, Any], device: torch.device) -> None:
+    folder.describe(spec)
+    run.notify({"event": "creating", "stage": run.name, "method": spec["create"]["name"]})
+    ledger, used = Ledger(), run.stage.use_model_of
+
+    def load() -> tuple[torch.nn.Module, Any]:
+        if used is None:
+            return model.model, model.processor
+        return load_saved(run.earlier[used].model_folder, run.task.model)
+
+    creator = registry.build("create", spec["create"], f"{run.where}.create")
+    created = creator.create(run.data.train, CountedWriting(load, run.task, ledger, device))
+    if len(created.examples) == 0:
+        raise UserError(f"{run.where}.create made no example of {len(run.data.train)}")
+    ledger.observe_memory("creation")
+    write_created(created, folder.path(FILE))
+    summary = {"rule": dict(created.rule), "counts": dict(created.counts), "provenance": provenance()}
+    folder.finish({"summary": summary, "ledger": ledger.to_json()})
+
+
+def _spec(run: StageRun, model: LoadedModel, dtype: str) -> dict[str, Any]:
+    """Everything that determines what is made: its hash is the key."""
+    section = run.stage.create
+    assert section is not None
+    method = registry.build("create", section, f"{run.where}.create")
+    files = {name: sha256_file(expand(path, f"task.{name}")) for name, path in files_of(run.task).items()}
+    used = run.stage.use_model_of
+    return {
+        "version": CREATION_VERSION,
+        "create": {"name": section["name"], **asdict(method)},
+        "task": {name: value for name, value in run.recipe.task.items() if name not in files},
+        "task_files": files,
+        "model": model.fingerprint if used is None else run.earlier[used].key,
+        "dtype": dtype,
+        "train": run.data.train.fingerprint,
+    }
+
+
+class NobodyWrites:
+    """Stands in for a model before anything is computed: no answer ever ends."""
+
+    def write(self, examples: Examples, most: int) -> list[str | None]:
+        return [None] * len(examples)
+
+
+def stand_in(stage: Stage, train: Examples, where: str) -> Examples:
+    """The examples of a stage as they will be, but for what is written; UserError, led by ``where``, for what cannot be made.
+    Their fingerprint is another one for all that makes them others."""
+    if stage.create is None:
+        return train
+    try:
+        created: Created = registry.build("create", stage.create, where).create(train, NobodyWrites())
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    made_from = fingerprint([train.fingerprint, stage.create, asdict(stage.model), stage.use_model_of])
+    return replace(created.examples, fingerprint=made_from)
