@@ -167,6 +167,7 @@ def _method(method: MethodHeader, found: list[Found] | None = None) -> str:
         "other models": ", ".join(method.roles),
         "offers": ", ".join(method.offers),
         "tasks": "" if "*" in method.tasks else ", ".join(method.tasks),
+        "on weights in shards": "" if not method.meets_shards else "yes" if method.sharded else "no",
     }
     lines = [f"### {method.name}\n", method.summary]
     lines += [f"- {name}: {value}" for name, value in facts.items() if value]

@@ -3,6 +3,7 @@ the pretrained MiniLM."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import ctypes
 import importlib.util
@@ -256,6 +257,71 @@ def launch_processes() -> Callable[..., Any]:
         )
 
     return launch
+
+
+@pytest.fixture(scope="session")
+def launch_hosts() -> Iterator[Callable[..., Any]]:
+    """``launch_hosts("-m", "ftft", ...)``: torchrun once on each of two hosts, one CPU process each, started; gives the two
+    ``subprocess.Popen``, whose output is one text each, and what the hosts are: two network namespaces with a cable between
+    them where the system lets us lay it, else two rendezvous on the loopback, with the reason."""
+    import socket
+    import subprocess
+    import sys
+
+    made = [f"ftft{os.getpid()}{which}" for which in "ab"]  # at most 15 characters, as the interfaces are called so, too
+
+    def lay_cable() -> str | None:
+        """None, or why there are no namespaces."""
+        steps = [f"netns add {name}" for name in made]
+        steps += [f"link add {made[0]} netns {made[0]} type veth peer name {made[1]} netns {made[1]}"]
+        for last, name in enumerate(made, 1):
+            steps += [f"-n {name} addr add 10.213.77.{last}/24 dev {name}"]
+            steps += [f"-n {name} link set {interface} up" for interface in (name, "lo")]
+        for step in [*steps, f"netns exec {made[0]} true"]:
+            try:
+                done = subprocess.run(["ip", *step.split()], capture_output=True, text=True)
+            except OSError as error:
+                return f"ip: {error.strerror}"
+            if done.returncode:
+                return f"ip {step}: {done.stderr.strip()}"
+        return None
+
+    def launch(*command: str) -> tuple[list[Any], str]:
+        reason = lay_cable()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = []
+        for rank, name in enumerate(made):
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+            where = ["--nnodes=2", "--nproc-per-node=1"]
+            if reason is None:
+                environment["GLOO_SOCKET_IFNAME"] = name
+                where += [f"--node-rank={rank}", "--master-addr=10.213.77.1", f"--master-port={port}"]
+            else:
+                where += [
+                    "--rdzv-backend=c10d",
+                    f"--rdzv-endpoint=127.0.0.1:{port}",
+                    "--rdzv-id=ftft",
+                    "--local-addr=127.0.0.1",
+                ]
+            inside = ["ip", "netns", "exec", name] if reason is None else []
+            children.append(
+                subprocess.Popen(
+                    [*inside, sys.executable, "-m", "torch.distributed.run", *where, *command],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    text=True,
+                )
+            )
+        return children, "network namespaces" if reason is None else f"rendezvous on the loopback ({reason})"
+
+    yield launch
+    for name in made:
+        with contextlib.suppress(OSError):
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
 @pytest.fixture(scope="session")

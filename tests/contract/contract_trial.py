@@ -22,8 +22,9 @@ from ftft.engine.choosing import schedule_for
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import Training, TrainingLoop
-from ftft.engine.processes import ALONE
+from ftft.engine.processes import ALONE, Processes
 from ftft.engine.settings import TrainSettings
+from ftft.engine.sharding import Shards
 from ftft.methods import registry
 from ftft.methods.contract import Sampler
 from ftft.run.selections import rows_and_weights, selection_and_sampler
@@ -81,6 +82,8 @@ class Trial:
     dropout: float = 0.0
     dtype: torch.dtype = torch.float64
     kind: str = "text_classification"
+    processes: Processes = ALONE
+    sharded: bool = False  # over the processes
 
     @property
     def task(self) -> Any:
@@ -111,11 +114,12 @@ class Trial:
         return registry.build(question, section, question)
 
     def assembled(self, model: torch.nn.Module, ledger: Ledger | None = None) -> Assembled:
-        torch.manual_seed(11)
+        torch.manual_seed(self.processes.seed(11))
         data = self.data()
         calibration = CountedCalibration(self.task, data, np.arange(len(data)), 0, ledger or Ledger())
         adapt, objective, optimize = (self.method(question) for question in ("adapt", "objective", "optimize"))
-        return assemble(model, adapt, objective, optimize, calibration)
+        shard = (lambda adapted: Shards(adapted, self.processes)) if self.sharded else None
+        return assemble(model, adapt, objective, optimize, calibration, shard=shard)
 
     def sampler(self) -> Sampler | None:
         """Of the ``select`` method, where one is tried that chooses while training."""
@@ -127,7 +131,7 @@ class Trial:
             return BatchSchedule(np.arange(len(data)), data.lengths, BATCH, steps, 0, shuffle="plain")
         rows, _ = rows_and_weights(selection_and_sampler(sampler)[0], data.examples.ids)
         train = TrainSettings(batch_size=BATCH, epochs=steps * BATCH / EXAMPLES, shuffle="plain")
-        return schedule_for(train, rows, data.lengths[rows], seed=0, sampler=sampler, processes=ALONE)
+        return schedule_for(train, rows, data.lengths[rows], seed=0, sampler=sampler, processes=self.processes)
 
     def train(
         self,

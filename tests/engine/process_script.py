@@ -29,9 +29,11 @@ from ftft.engine.loop import Training, TrainingLoop
 from ftft.engine.predict import predict
 from ftft.engine.processes import Processes, processes_of
 from ftft.engine.settings import StopSettings, TrainSettings
+from ftft.engine.sharding import Shards
 from ftft.engine.stopping import EarlyStopping
 from ftft.errors import Interrupted, UserError
 from ftft.methods import registry
+from ftft.state.shards import own_part
 from ftft.tasks.contract import Prepared
 from ftft.tasks.text_classification import TextClassification
 
@@ -100,6 +102,7 @@ class Run:
         signal_at: tuple[int, int] | None = None,
         scores: list[float] | None = None,
         methods: dict[str, Any] | None = None,
+        sharded: bool = False,
     ) -> None:
         self.folder, self.told = folder, []
         self.warnings: list[str] = []
@@ -116,7 +119,9 @@ class Run:
             objective,
             registry.build("optimize", given.get("optimize", ADAMW), "optimize"),
             calibration,
+            shard=(lambda adapted: Shards(adapted, processes)) if sharded and processes.count > 1 else None,
         )
+        self.shards = assembled.shards
         torch.manual_seed(processes.seed(11))
         self.training = Training(
             models=assembled.models,
@@ -167,6 +172,9 @@ class Run:
     def go(self) -> dict:
         outcome = self.loop.run()
         buffer = self.training.dynamics.dynamics()
+        shapes = self.shapes() if self.shards else {}
+        if self.shards:
+            self.shards.leave()
         self.tensors = {name: value.clone() for name, value in self.loop.unwrapped.state_dict().items()}
         self.tensors |= {"logits": torch.from_numpy(buffer.logits), "seen": torch.from_numpy(buffer.seen)}
         self.results = {
@@ -181,9 +189,18 @@ class Run:
             "ledger": self.training.ledger.to_json(),
             "told": [event["event"] for event in self.told],
             "warnings": self.warnings,
+            "shapes": shapes,
             "next_random": torch.rand(3).tolist(),
         }
         return self.results
+
+    def shapes(self) -> dict[str, list[list[int]]]:
+        """What this process holds: for each parameter its whole shape and its part's, and those of the optimizer's state."""
+        found = {}
+        for name, parameter in self.loop.unwrapped.named_parameters():
+            held = [parameter, *(v for v in self.training.optimizer.state.get(parameter, {}).values() if v.ndim)]
+            found[name] = [list(parameter.shape), *(list(own_part(value).shape) for value in held)]
+        return found
 
     def write(self, name: str, folder: Path) -> None:
         index = self.accelerator.process_index
@@ -215,6 +232,19 @@ SAME_AS_ONE: dict[str, dict[str, Any]] = {
     "epoch_end": {"mode": "epoch_end"},
     "batch_of_one": {"batch_size": 1, "steps": 9},
     "stopping": {"patience": 1, "scores": [0.5, 0.6, 0.4, 0.9, 0.9]},
+    "sharded": {"sharded": True},
+    "sharded_accumulated": {"sharded": True, "micro": 2, "steps": 6},
+    "sharded_fp32": {"sharded": True, "dtype": torch.float32, "steps": 6},
+    "sharded_epoch_end": {"sharded": True, "mode": "epoch_end", "batch_size": 5, "steps": 16},
+}
+# name -> settings of a first part, which ends at step 8, and of the second: over other processes, or held by them otherwise.
+CONTINUED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "copies_to_shards": ({}, {"sharded": True}),
+    "shards_to_copies": ({"sharded": True}, {}),
+    "one_to_copies": ({}, {}),  # the first part is done by one process before
+    "one_to_shards": ({}, {"sharded": True}),
+    "copies_to_one": ({}, {}),  # the second part is done by one process afterwards
+    "shards_to_one": ({"sharded": True}, {}),
 }
 
 
@@ -232,6 +262,12 @@ def straight_and_resumed(folder: Path, dtype: torch.dtype) -> None:
     resumed = Run(folder / "resumed", dropout=0.2, dtype=dtype)
     resumed.go()
     resumed.write("resumed", folder)
+
+
+def first_part(folder: Path, settings: dict[str, Any]) -> None:
+    with contextlib.suppress(Interrupted):
+        Run(folder, **settings, signal_at=(0, 8)).go()
+        raise AssertionError("it was not interrupted")
 
 
 def refused(folder: Path, name: str, work) -> None:
@@ -262,8 +298,13 @@ def main(folder: Path) -> None:
     from_one = Run(folder / "from_one", dropout=0.2)
     from_one.go()
     from_one.write("from_one", folder)
-    with contextlib.suppress(Interrupted):
-        Run(folder / "to_one", signal_at=(0, 8)).go()
+    for name, (before, after) in CONTINUED.items():
+        if not name.startswith("one_"):
+            first_part(folder / name, before)
+        if not name.endswith("_one"):
+            second = Run(folder / name, **after)
+            second.go()
+            second.write(name, folder)
 
     def full_disk() -> None:
         raise UserError("the disk is full")
@@ -273,6 +314,10 @@ def main(folder: Path) -> None:
     with torch.no_grad():
         broken.loop.unwrapped.classifier.weight.fill_(float("nan"))
     refused(folder, "nan", broken.go)
+    broken = Run(folder / "nan_shard", sharded=True)
+    if not processes.is_first:
+        own_part(broken.loop.unwrapped.classifier.weight.detach()).fill_(float("nan"))
+    refused(folder, "nan_shard", broken.loop._require_finite_weights)
     broken = Run(folder / "unwritable")
     broken.loop.checkpoints.save = lambda *args, **kwargs: full_disk()
     refused(folder, "unwritable", broken.go)

@@ -26,6 +26,7 @@ from ftft.errors import Interrupted, UserError
 SCRIPT = Path(__file__).with_name("process_script.py")
 pytestmark = pytest.mark.processes
 # Those of process_script.py: what looks at the step, the weights or the loss must do the same in every process.
+DYNAMICS = ("logits", "seen")
 METHODS = ["lora", "lift", "s2ft", "probe_then_full", "asft", "l2_sp", "mezo", "sam", "lisa", "infobatch", "lora_pro"]
 
 
@@ -44,6 +45,8 @@ def folder(script: Any, launch_processes: Any, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("two")
     with pytest.raises(Interrupted):
         script.Run(folder / "from_one", dropout=0.2, signal_at=(0, 6)).go()
+    for name in ("one_to_copies", "one_to_shards"):
+        script.first_part(folder / name, script.CONTINUED[name][0])
     child = launch_processes(str(SCRIPT), str(folder))
     output, _ = child.communicate(timeout=400)
     assert child.returncode == 0, output[-5000:]
@@ -82,28 +85,73 @@ def counts(ledger: dict, phase: str) -> tuple[int, ...]:
         ("fp32", 1e-6),
         ("epoch_end", 1e-10),
         ("batch_of_one", 1e-10),
+        ("sharded", 1e-10),
+        ("sharded_accumulated", 1e-10),
+        ("sharded_fp32", 1e-6),
+        ("sharded_epoch_end", 1e-10),
         *((method, 1e-9) for method in METHODS),
     ],
 )
 def test_losses_weights_and_dynamics_are_those_of_one_process(name, tolerance, folder, alone):
-    one, expected = alone(name), alone(name).results
+    one, sharded = alone(name), name.startswith("sharded")
     results, tensors = left(folder, name)
-    for result, tensor in zip(results, tensors):
-        assert result["steps"] == expected["steps"] and result["epochs"] == list(expected["epochs"])
-        np.testing.assert_allclose(result["losses"], expected["losses"], rtol=0, atol=tolerance)
-        for key, value in one.tensors.items():
-            if key == "logits":  # kept in float32, whatever the model
-                np.testing.assert_allclose(tensor[key], value, rtol=0, atol=max(tolerance, 3e-7))
-            elif key == "seen":
-                assert torch.equal(tensor[key], value)
-            else:
-                assert float((tensor[key].double() - value.double()).abs().max()) <= tolerance, key
-        assert [entry["step"] for entry in result["history"]] == [entry["step"] for entry in expected["history"]]
+    for rank, (result, tensor) in enumerate(zip(results, tensors)):
+        # A model that lay in shards is whole in the first process alone.
+        kept = {key: value for key, value in one.tensors.items() if key in DYNAMICS or not (sharded and rank)}
+        assert_same_run(result, tensor, one.results, kept, tolerance)
     assert max(abs(loss - results[0]["losses"][0]) for loss in results[0]["losses"]) > 1e-4, "nothing was learned"
-    assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0]), "the processes hold different things"
+    compared = DYNAMICS if sharded else tensors[0]
+    assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in compared), "the processes hold different things"
+    assert bool(results[0]["shapes"]) == sharded
 
 
-@pytest.mark.parametrize("name", ["plain", "accumulated", "one_length", "epoch_end"])
+def assert_same_run(result: dict, tensors: dict, expected: dict, kept: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Steps, epochs, losses, history and the ``kept`` tensors are the expected ones."""
+    assert result["steps"] == expected["steps"] and list(result["epochs"]) == list(expected["epochs"])
+    np.testing.assert_allclose(result["losses"], expected["losses"], rtol=0, atol=tolerance)
+    for key, value in kept.items():
+        if key == "logits":  # kept in float32, whatever the model
+            np.testing.assert_allclose(tensors[key], value, rtol=0, atol=max(tolerance, 3e-7))
+        elif key == "seen":
+            assert torch.equal(tensors[key], value)
+        else:
+            assert float((tensors[key].double() - value.double()).abs().max()) <= tolerance, key
+    assert [entry["step"] for entry in result["history"]] == [entry["step"] for entry in expected["history"]]
+
+
+def test_weights_and_optimizer_state_really_lie_in_shards(folder):
+    """Of every parameter and of both its moments each process has its rows, as many as the other or one more."""
+    shapes = [result["shapes"] for result in left(folder, "sharded")[0]]
+    assert len(shapes[0]) > 30 and shapes[0].keys() == shapes[1].keys()
+    for name in shapes[0]:
+        (whole, *first), (_, *second) = (one[name] for one in shapes)
+        rows = -(-whole[0] // 2)
+        assert len(first) == 3 or name.endswith("key.bias"), name  # the parameter and AdamW's moments
+        assert all(shape == [rows, *whole[1:]] for shape in first), name
+        assert all(shape == [whole[0] - rows, *whole[1:]] for shape in second), name
+
+
+@pytest.mark.parametrize("name", ["copies_to_shards", "shards_to_copies", "one_to_copies", "one_to_shards"])
+def test_what_other_processes_began_is_continued_as_if_undisturbed(name, folder, alone):
+    results, tensors = left(folder, name)
+    expected = alone("plain")
+    assert results[0]["resumed_from"] == 8
+    assert_same_run(results[0], tensors[0], expected.results, expected.tensors, 1e-10)
+    changed = ["the number of processes was 1 and is 2 now"] if name.startswith("one") else []
+    assert results[0]["resume_differences"] == changed
+
+
+@pytest.mark.parametrize("name", ["copies_to_one", "shards_to_one"])
+def test_one_process_continues_what_two_began_as_if_undisturbed(name, script, folder, alone):
+    run = script.Run(folder / name, **script.CONTINUED[name][1])
+    result = run.go()
+    assert result["resumed_from"] == 8
+    assert result["resume_differences"] == ["the number of processes was 2 and is 1 now"]
+    expected = alone("plain")
+    assert_same_run(result, run.tensors, expected.results, expected.tensors, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["plain", "accumulated", "one_length", "epoch_end", "sharded", "sharded_epoch_end"])
 def test_ledger_counts_all_processes_once(name, script, folder, alone):
     expected = alone(name).results["ledger"]
     for result in left(folder, name)[0]:
@@ -176,22 +224,23 @@ def assert_resumed_as_straight(folder: Path, processes: int) -> None:
     assert straight[0]["next_random"] != straight[1]["next_random"], "each process draws its own dropout masks"
 
 
-def test_another_number_of_processes_warns_and_is_marked(folder, script):
+def test_another_number_of_processes_warns_and_is_marked(folder):
     results, _ = left(folder, "from_one")
     for result in results:
         assert result["resumed_from"] == 6 and result["steps"] == 14
         assert result["resume_differences"] == ["the number of processes was 1 and is 2 now"]
     assert any("may differ" in sentence for sentence in results[0]["warnings"]) and results[1]["warnings"] == []
     assert results[0]["next_random"] != results[1]["next_random"]
-    back = script.Run(folder / "to_one")
-    result = back.go()
-    assert result["resumed_from"] == 8 and result["steps"] == 14
-    assert result["resume_differences"] == ["the number of processes was 2 and is 1 now"]
-    np.testing.assert_allclose(result["losses"], left(folder, "plain")[0][0]["losses"], rtol=0, atol=1e-10)
 
 
 def test_what_one_process_cannot_do_stops_all_with_its_sentence(folder):
-    for name, words in (("once", "the disk is full"), ("unwritable", "the disk is full"), ("nan", "loss became nan at step 1")):
+    words_of = {
+        "once": "the disk is full",
+        "unwritable": "the disk is full",
+        "nan": "loss became nan at step 1",
+        "nan_shard": "the weights became infinite or NaN",
+    }
+    for name, words in words_of.items():
         sentences = [(folder / f"{name}-{rank}.txt").read_text() for rank in range(2)]
         assert sentences[0] == sentences[1] and words in sentences[0]
 
@@ -210,13 +259,28 @@ def test_one_process_is_as_if_there_were_no_others():
     assert launched({"RANK": "x", "WORLD_SIZE": ""}) == (0, 1)
 
 
-def test_splitting_the_model_over_processes_is_refused(monkeypatch):
+def test_splitting_the_model_is_the_recipes_to_say(monkeypatch):
     accelerator = Accelerator(cpu=True)
     assert processes_of(accelerator) == ALONE
     kind = type(accelerator.distributed_type)
     monkeypatch.setattr(type(accelerator), "distributed_type", property(lambda self: kind.FSDP))
-    with pytest.raises(UserError, match="configured for FSDP.*whole copy of the model"):
+    with pytest.raises(UserError, match="configured for FSDP.*sharding: fsdp2"):
         processes_of(accelerator)
+
+
+@pytest.mark.parametrize(("asked", "refused"), [("true", True), ("1", True), ("false", False), (None, False)])
+def test_accelerate_that_was_asked_for_fsdp_on_cpus_is_not_taken_at_its_word(asked, refused, monkeypatch):
+    """It calls itself MULTI_CPU then, and trains whole copies."""
+    accelerator = Accelerator(cpu=True)
+    kind = type(accelerator.distributed_type)
+    monkeypatch.setattr(type(accelerator), "distributed_type", property(lambda self: kind.MULTI_CPU))
+    if asked is not None:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
+    if refused:
+        with pytest.raises(UserError, match="configured for FSDP.*sharding: fsdp2"):
+            processes_of(accelerator)
+    else:
+        assert processes_of(accelerator) == ALONE
 
 
 def test_precision_is_the_runs_own_whatever_accelerate_is_configured_for(script, tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ def test_the_key_changes_with_what_determines_the_outcome_and_with_nothing_else(
     same = [
         changed(evaluate={"name": "classification", "resamples": 7}),
         changed(train={**NO_TRAINING, "checkpoint_seconds": 3.0}),
+        changed(train={**NO_TRAINING, "sharding": "fsdp2"}),
         changed(seed=0),
         dataclasses.replace(changed(), name="another", output=str(tmp_path / "elsewhere"), baseline="erm"),
     ]
@@ -55,7 +56,7 @@ def test_the_key_changes_with_what_determines_the_outcome_and_with_nothing_else(
     assert settings.keys() - kept.keys() == {
         *("create", "data", "other_models", "search", "trainer", "use_model_of", "use_models_of")
     }
-    assert settings["train"].keys() - kept["train"].keys() == {"end_at", "pack"}
+    assert settings["train"].keys() - kept["train"].keys() == {"end_at", "pack", "sharding"}
     different = [
         changed(train={**NO_TRAINING, "end_at": 0.5}),
         changed(seed=1),

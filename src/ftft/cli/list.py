@@ -81,6 +81,7 @@ def _print_methods(console: Console, methods: list[MethodHeader]) -> None:
         "what it does": [method.summary for method in methods],
         "needs": [", ".join(method.needs) for method in methods],
         "tasks": ["" if "*" in method.tasks or method.question == "tasks" else ", ".join(method.tasks) for method in methods],
+        "sharded": ["" if method.question == "tasks" else "yes" if _sharded(method) else "no" for method in methods],
         "paper": [method.paper for method in methods],
         "supplied by": [method.library for method in methods],
         "from": ["" if method.package == "ftft" else method.package for method in methods],
@@ -101,6 +102,7 @@ def _print_method(console: Console, method: MethodHeader) -> None:
         "other models": ", ".join(method.roles),
         "offers": ", ".join(method.offers),
         "tasks": "" if method.question == "tasks" else "any" if "*" in method.tasks else ", ".join(method.tasks),
+        "works on weights in shards": "" if method.question == "tasks" else "yes" if _sharded(method) else "no",
         "supplied by": method.library,
         "from": "" if method.package == "ftft" else method.package,
     }
@@ -120,6 +122,11 @@ def _print_method(console: Console, method: MethodHeader) -> None:
         "origin of the default": [setting.origin for setting in method.settings],
     }
     _print_table(console, columns)
+
+
+def _sharded(method: MethodHeader) -> bool:
+    """Whether it may stand in a stage with ``train.sharding``."""
+    return bool(method.sharded) or not method.meets_shards
 
 
 def _default(setting: SettingHeader) -> str:

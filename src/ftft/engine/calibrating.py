@@ -20,7 +20,8 @@ from ftft.tasks.contract import Batch, Prepared, Task
 class CountedCalibration:
     """Implements :class:`ftft.methods.contract.Calibration` over the ``rows`` (int64 [K]) a stage learns from.
 
-    Batches are drawn from ``seed`` alone and computed in the model's own precision: a few hundred examples, once.
+    Batches are drawn from ``seed`` alone and computed in the model's own precision: a few hundred examples, once. All processes
+    get the same ``seed``: an adapter may make its very shape of what it sees.
     """
 
     task: Task

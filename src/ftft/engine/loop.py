@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import DistributedDataParallelKwargs
 
 from ftft.engine.allocation import kept_memory
 from ftft.engine.batches import Learning
@@ -21,7 +20,7 @@ from ftft.engine.checkpoint import CheckpointFolder, LoadedCheckpoint
 from ftft.engine.interrupting import StopSignals
 from ftft.engine.ledger import Ledger
 from ftft.engine.predict import predict_batches
-from ftft.engine.processes import processes_of
+from ftft.engine.processes import processes_of, with_copies
 from ftft.engine.provenance import differences
 from ftft.engine.step import NotFinite, Observed, Step, losses_of_all, observe, observed
 from ftft.engine.training import Outcome as Outcome
@@ -31,6 +30,7 @@ from ftft.errors import Interrupted, UserError
 from ftft.methods.contract import Models, Stateful
 from ftft.state import rng
 from ftft.state.algebra import weights_sha256
+from ftft.state.shards import cut_optimizer_state, cut_state, in_shards, own_part, whole_tree
 
 HASHED_STEP = 5  # the weights after it are kept as a hash, for `ftft verify`
 JOURNALS_PER_CHECKPOINT, JOURNAL_SECONDS = 12, 5.0  # how often the books are written: a kill loses what comes after
@@ -58,13 +58,8 @@ class TrainingLoop:
         self._saved_step: int | None = None
         self._best_of: dict[int, int] = {}  # the best step as each resume checkpoint knows it
         self.base_rates = [group["lr"] for group in training.optimizer.param_groups]
-        if training.accelerator.ddp_handler is None:
-            # Otherwise DDP regroups the gradients after its first step, and then adds them up in another order: with three
-            # processes or more a resumed run would differ in the last bits. It also allows for weights a batch does not use.
-            training.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-        # The precision is the recipe's, whatever accelerate is configured for.
-        training.accelerator.native_amp = False
-        self.model = training.accelerator.prepare_model(training.models.main)
+        self.in_shards = in_shards(training.models.main)
+        self.model = with_copies(training.models.main, training.accelerator)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
         self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
         own_hook = getattr(self.loss_of, "before_step", None)
@@ -190,7 +185,8 @@ class TrainingLoop:
 
     def _require_finite_weights(self) -> None:
         """Nothing is measured or saved of weights that are not finite: without clipping no other check comes first."""
-        if not all(bool(torch.isfinite(p.detach()).all()) for p in self.unwrapped.parameters() if p.requires_grad):
+        own = (own_part(p.detach()) for p in self.unwrapped.parameters() if p.requires_grad)
+        if self.processes.any(not all(bool(torch.isfinite(value).all()) for value in own))[0]:
             raise UserError(self._diverged(f"the weights became infinite or NaN at step {self.step}"))
 
     def _diverged(self, what: str) -> str:
@@ -284,11 +280,11 @@ class TrainingLoop:
         if stopping is not None and stopping.best_step is not None:
             self._best_of[self.step] = stopping.best_step
         states = self.processes.gather(rng.capture())
-        own = self.loss_of.state() if isinstance(self.loss_of, Stateful) else None
-        histories = self.processes.gather(own)
+        histories = self.processes.gather(self.loss_of.state() if isinstance(self.loss_of, Stateful) else None)
+        weights, moments = self._weights(), self._whole(self.training.optimizer.state_dict())
 
         def save() -> None:
-            trees = {"model": dict(self.unwrapped.state_dict()), "training": self._state(states, histories)}
+            trees = {"model": weights, "training": self._state(moments, states, histories)}
             folder.save(self.step, trees, self.environment)
 
         self.processes.once(save)
@@ -297,17 +293,24 @@ class TrainingLoop:
     def _save_best(self, score: float | None) -> None:
         best = self.best
         if best is not None:
-            trees = {"model": dict(self.unwrapped.state_dict())}
+            trees = {"model": self._weights()}
             # A resume from an older checkpoint needs the best of its own time.
             needed = {self._best_of.get(step, step) for step in (self.checkpoints.steps() if self.checkpoints else [])}
             self.processes.once(lambda: best.save(self.step, trees, {"score": score}, keep_steps=needed))
 
-    def _state(self, random_states: list[dict[str, Any]], histories: list[Any]) -> dict[str, Any]:
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return self._whole(dict(self.unwrapped.state_dict()))
+
+    def _whole(self, tree: Any) -> Any:
+        """Of what lies in shards only the first process gets the whole, and all must ask for it."""
+        return whole_tree(tree, keep=self.processes.is_first) if self.in_shards else tree
+
+    def _state(self, optimizer: Any, random_states: list[dict[str, Any]], histories: list[Any]) -> dict[str, Any]:
         t = self.training
         return {
             **self.walk.state(),
             "schedule": t.schedule.state() if isinstance(t.schedule, Learning) else None,
-            "optimizer": t.optimizer.state_dict(),
+            "optimizer": optimizer,
             "objectives": histories,
             "rng": random_states[0],
             "rng_of_others": random_states[1:],
@@ -335,8 +338,8 @@ class TrainingLoop:
                 t.ledger = Ledger.resume(None, t.folder / "ledger.jsonl", prepared=t.ledger)
             return
         state = found.trees["training"]
-        self.unwrapped.load_state_dict(found.trees["model"])
-        t.optimizer.load_state_dict(state["optimizer"])
+        self.unwrapped.load_state_dict(cut_state(found.trees["model"], self.unwrapped))
+        t.optimizer.load_state_dict(cut_optimizer_state(state["optimizer"], t.optimizer))
         histories = state.get("objectives", [])
         if isinstance(self.loss_of, Stateful) and self.processes.index < len(histories):
             self.loss_of.load_state(histories[self.processes.index])

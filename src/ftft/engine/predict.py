@@ -10,6 +10,7 @@ import torch
 from ftft.engine.flops import FlopCounter
 from ftft.engine.precision import Precision, autocast
 from ftft.engine.processes import ALONE, Processes
+from ftft.state.shards import in_shards
 from ftft.tasks.contract import Batch, Prepared, Task, written_by
 
 
@@ -42,7 +43,8 @@ def predict_batches(
     """Evaluation-mode outputs of the examples at ``rows`` (all by default), in batches of similar length.
 
     Dropout is off and no random number is drawn, so a training run continues as if this had not happened. With several
-    ``processes`` each one gets its share of the very batches that one process would get.
+    ``processes`` each one gets its share of the very batches that one process would get. Of a model in shards all of them must
+    take all they get: one that has no batch left computes along with the others, for its shards.
     """
     device = device or next(model.parameters()).device
     rows = np.arange(len(data)) if rows is None else rows
@@ -50,6 +52,7 @@ def predict_batches(
     was_training = model.training
     model.eval()
     counter = flops or FlopCounter()
+    together = in_shards(model)
     try:
         with torch.no_grad():
             for start in range(processes.index * batch_size, len(order), processes.count * batch_size):
@@ -58,6 +61,10 @@ def predict_batches(
                 with counter.count("predict", size, length), autocast(precision, device):
                     outputs = task.forward(model, batch)
                 yield batch, outputs
+            left_over = -(-len(order) // batch_size) % processes.count
+            if together and 0 < left_over <= processes.index:
+                with autocast(precision, device):
+                    task.forward(model, to_device(task.collate(data, order[:1]), device))
     finally:
         model.train(was_training)
 

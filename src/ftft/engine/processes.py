@@ -19,6 +19,7 @@ from ftft.errors import UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.nn import Module
 
 T = TypeVar("T")
 
@@ -174,12 +175,34 @@ def join_processes() -> Processes:
 def processes_of(accelerator: Accelerator) -> Processes:
     """The processes an Accelerator stands for.
 
-    Raises UserError where it would split the model: the loop keeps a whole copy in every process (DDP).
+    Raises UserError where it is configured to split the model: that is the recipe's to say (``train.sharding``), and on CPUs
+    accelerate, asked for FSDP, would train whole copies and not say so.
     """
     kind = accelerator.distributed_type.value
+    if kind.startswith("MULTI_") and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes", "on"):
+        kind = "FSDP"
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise UserError(
-            f"accelerate is configured for {kind}, and several processes train with a whole copy of the model each; launch "
-            "with torchrun, or with an accelerate configuration for plain MULTI_GPU or MULTI_CPU"
+            f"accelerate is configured for {kind}, and how several processes hold the model is said in the recipe; launch with "
+            "torchrun, or with an accelerate configuration for plain MULTI_GPU or MULTI_CPU, and for shards instead of whole "
+            "copies write train: {sharding: fsdp2}"
         )
     return Processes(accelerator.process_index, accelerator.num_processes, str(accelerator.device))
+
+
+def with_copies(model: Module, accelerator: Accelerator) -> Module:
+    """``model`` on its device, wrapped where there are several processes: each has a copy, and gradients are averaged (DDP).
+    One in shards is left as it is."""
+    from accelerate import DistributedDataParallelKwargs
+
+    from ftft.state.shards import in_shards
+
+    if in_shards(model):
+        return model
+    if accelerator.ddp_handler is None:
+        # Otherwise DDP regroups the gradients after its first step, and then adds them up in another order: with three
+        # processes or more a resumed run would differ in the last bits. It also allows for weights a batch does not use.
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # The precision is the recipe's, whatever accelerate is configured for.
+    accelerator.native_amp = False
+    return accelerator.prepare_model(model)

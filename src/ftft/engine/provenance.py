@@ -64,6 +64,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         "cpu_capability": "torch's processor capability",
         "threads": "the number of threads",
         "processes": "the number of processes",
+        "sharding": "how the processes hold the model",
         "device": "the device",
     }
     for field, before, after in _changes(old, new):

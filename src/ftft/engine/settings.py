@@ -35,6 +35,9 @@ class TrainSettings:
         gt=0,
     )
     checkpoint_seconds: float = setting(60.0, "seconds between checkpoints for resuming", gt=0)
+    sharding: Literal["none", "fsdp2"] = setting(
+        "none", "what each of several processes holds while it trains: none: a copy of the model; fsdp2: its shard of it"
+    )
     pack: bool = setting(
         False, "several short examples in one row, kept apart: the same losses and dynamics at less padding (language models)"
     )

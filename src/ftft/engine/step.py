@@ -28,6 +28,7 @@ from ftft.engine.predict import to_device
 from ftft.engine.processes import Processes
 from ftft.engine.training import Training
 from ftft.methods.contract import Loss, Stateful
+from ftft.state.shards import whole
 from ftft.tasks.contract import Batch, collator_of
 
 Observed = tuple[np.ndarray, dict[str, np.ndarray]]  # rows, and what was recorded of them
@@ -96,7 +97,7 @@ class Step:
         if is_first:
             self.loss = mean
         if backward and t.settings.clip is not None:
-            _finite("gradient", float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.settings.clip)))
+            _finite("gradient", clip_gradient(self.model, t.settings.clip))
         return mean
 
     def record(self, batch: Batch, outputs: Any) -> Observed:
@@ -155,6 +156,14 @@ class Step:
         else:
             with self.training.accelerator.no_sync(self.model):
                 yield
+
+
+def clip_gradient(model: torch.nn.Module, most: float) -> float:
+    """Scale the gradient of ``model`` to a norm of at most ``most``; gives the norm before, over all shards if it has such."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None]))
+    torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return float(norm)
 
 
 def observed(batch: Batch, values: Mapping[str, torch.Tensor]) -> Observed:

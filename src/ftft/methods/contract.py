@@ -8,6 +8,8 @@ the protocol of its folder, below; state lives in what the verb returns. A metho
 ``roles``     the pretrained models it needs beside the stage's own, as the recipe's ``other_models`` names them
 ``offers``    what it can do: "merge", "save_adapter", "members" (it takes other stages' models where the recipe names some)
 ``tasks``     the tasks it serves, or ("*",)
+``sharded``   whether it works while every process holds a shard of the weights only (``train.sharding: fsdp2``); what touches
+              the weights in training (adapt, objective, optimize, select with "losses") and does not say so is refused there
 ``coupling``  what a per-example loss depends on: "none", "batch", "group" or "history"
 ``trainable`` "fixed" or "scheduled" (the set of trainable parameters moves during training)
 ``artefact``  what ``combine`` leaves: "weights", "adapter" or "predictor"

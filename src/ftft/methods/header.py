@@ -61,7 +61,8 @@ class SettingHeader:
 
 @dataclass(frozen=True)
 class MethodHeader:
-    """What a file says of its method. ``question`` is "tasks" for a task; ``package`` is who brought it."""
+    """What a file says of its method. ``question`` is "tasks" for a task; ``package`` is who brought it; ``sharded`` is None
+    where it does not say."""
 
     question: str
     name: str
@@ -73,6 +74,7 @@ class MethodHeader:
     roles: tuple[str, ...] = ()
     offers: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("*",)
+    sharded: bool | None = None
     coupling: str = "none"
     trainable: str = "fixed"
     artefact: str | None = None
@@ -88,10 +90,15 @@ class MethodHeader:
         """Whether the method can be used for the task of that name."""
         return "*" in self.tasks or task in self.tasks
 
+    @property
+    def meets_shards(self) -> bool:
+        """Whether the method touches the weights while they may lie in shards; others work on whole ones in every case."""
+        return self.question in ("adapt", "objective", "optimize") or (self.question == "select" and "losses" in self.needs)
+
 
 LISTS = ("needs", "roles", "offers", "tasks")  # declared as tuples of words, or as one word
 DECLARATIONS = (
-    *LISTS, "coupling", "trainable", "artefact", "paper", "library", "exceptions", "example", "searched",
+    *LISTS, "sharded", "coupling", "trainable", "artefact", "paper", "library", "exceptions", "example", "searched",
 )  # fmt: skip
 
 

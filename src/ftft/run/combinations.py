@@ -18,6 +18,7 @@ from ftft.paths import variables
 from ftft.run.other_models import check_other_models, check_predictor
 from ftft.run.recipe import Recipe, Stage, evaluators
 from ftft.run.search_space import check_search
+from ftft.run.sharding import check_sharding
 from ftft.run.task_combinations import check_coupling, check_merging, check_packing
 from ftft.run.trainer_combinations import check_beginning, check_trainer
 
@@ -58,6 +59,7 @@ def check_combinations(recipe: Recipe) -> None:
         check_trainer(name, recipe, task)
         check_predictor(stage, recipe, where)
         check_search(stage, task, validation_sets(recipe.data), list(recipe.data.evaluation), where)
+        check_sharding(stage, task, where)
 
 
 def is_path(source: str, recipe: Recipe) -> bool:

@@ -25,7 +25,7 @@ LATER: dict[str, Any] = {
             "model": {"stage": None},
             "other_models": {},
             "search": None,
-            "train": {"end_at": None, "pack": False},
+            "train": {"end_at": None, "pack": False, "sharding": "none"},
         }
     },
 }

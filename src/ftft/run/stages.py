@@ -45,6 +45,7 @@ from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_lat
 from ftft.run.search_space import applied
 from ftft.run.searching import StageSearch, search_sets
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
+from ftft.run.sharding import cutter, is_measured_while_training
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets
 from ftft.tasks.contract import Prepared, Task, coupling_of, files_of, quantities_of
@@ -138,10 +139,8 @@ class StageRun:
         return self.data.evaluation[selector.target]
 
     def validates(self) -> bool:
-        """Whether the training is measured on the way: for stopping, for the best checkpoint, or because asked for."""
-        combiner = registry.build("combine", self.stage.combine, f"{self.where}.combine")
-        asked = self.stage.stop is not None or self.stage.train.evaluate_every is not None
-        return asked or combiner.needs_best or "validation" in needs_of(combiner)
+        """Whether the training is measured on the way."""
+        return is_measured_while_training(self.stage, self.where)
 
     def spec(self, model_fingerprint: str, precision: str, dynamics_key: str | None) -> dict[str, Any]:
         """Everything that determines this stage's outcome, and nothing else; its hash is the stage's key."""
@@ -155,7 +154,8 @@ class StageRun:
         if self.stage.other_models:
             stage["other_models"] = fingerprints(self.stage, self.data.train.label_names, self.where)
         target, searched = self.selection_target(), search_sets(self)
-        stage["train"].pop("checkpoint_seconds")
+        for of_processes in ("checkpoint_seconds", "sharding"):
+            stage["train"].pop(of_processes, None)  # "none" is already left out
         made = ("create",) if self.stage.create is not None else ()
         for question in (*made, "select", "adapt", "objective", "optimize", "combine"):
             method = registry.build(question, stage[question], f"{self.where}.{question}")
@@ -281,7 +281,8 @@ class StageRun:
             started = time.perf_counter()  # what the search took is in its own books
         training, assembled = run.prepare(chosen, model, ledger, accelerator, precision, folder.folder)
         preparing = time.perf_counter() - started
-        outcome = TrainingLoop(training, environment=provenance()).run()
+        outcome = TrainingLoop(training, environment={**provenance(), "sharding": assembled.sharding}).run()
+        assembled.leave_shards()
         selection, _ = selection_and_sampler(chosen)
         trained = Trained(run, model, assembled.adapted, training, outcome, searched)
         self.processes.once(lambda: trained.finish(folder, selection, preparing))
@@ -308,8 +309,9 @@ class StageRun:
             registry.build("adapt", self.stage.adapt, f"{self.where}.adapt"),
             objective,
             registry.build("optimize", self.stage.optimize, f"{self.where}.optimize"),
-            CountedCalibration(self.task, prepared, rows, self.processes.seed(self.seed), ledger),
+            CountedCalibration(self.task, prepared, rows, self.seed, ledger),
             seed=self.seed,
+            shard=cutter(self.stage, self.processes, self.where, self.warn),
         )
         if self.stage.train.pack:  # an adapter can undo what the model alone does
             require_separate(assembled.adapted.model, f"{self.where}.train.pack")

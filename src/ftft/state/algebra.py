@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from ftft.errors import UserError
+from ftft.state.shards import whole
 
 State = Mapping[str, torch.Tensor]
 
@@ -51,12 +52,13 @@ def interpolate(base: State, tuned: State, alpha: float) -> dict[str, torch.Tens
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """The SHA-256 of the names and bits of all parameters of ``model`` that are trainable now, in hexadecimal."""
+    """The SHA-256 of the names and bits of all parameters of ``model`` that are trainable now, in hexadecimal. Of a model in
+    shards all processes must ask for it."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(whole(parameter.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

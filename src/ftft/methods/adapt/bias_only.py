@@ -24,6 +24,7 @@ class BiasOnly:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Ben Zaken et al. 2022, arXiv 2106.10199 (BitFit)"
 

@@ -37,6 +37,7 @@ class CorDA:
     needs: ClassVar[tuple[str, ...]] = ("calibration",)
     offers: ClassVar[tuple[str, ...]] = ("merge", "pairs")
     tasks: ClassVar[tuple[str, ...]] = ("text_classification", "causal_language_modelling", "image_classification")
+    sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
     library: ClassVar[str] = "peft (the LoRA layers)"

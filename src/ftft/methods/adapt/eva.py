@@ -38,6 +38,7 @@ class EVA:
     needs: ClassVar[tuple[str, ...]] = ("calibration",)
     offers: ClassVar[tuple[str, ...]] = ("merge", "pairs")
     tasks: ClassVar[tuple[str, ...]] = ("text_classification", "causal_language_modelling", "image_classification")
+    sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Paischer et al. 2024, arXiv 2410.07170"
     library: ClassVar[str] = "peft"

@@ -18,6 +18,7 @@ class Full:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
 
     def adapt(self, model: torch.nn.Module, calibration: Calibration | None) -> Adapted:

@@ -51,6 +51,7 @@ class LIFT:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ("merge",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = False
     trainable: ClassVar[str] = "scheduled"
     paper: ClassVar[str] = "Liu et al. 2025, arXiv 2506.00772"
     example: ClassVar[dict[str, Any]] = {"interval": 4, "filter_rank": 4}

@@ -25,6 +25,7 @@ class LinearProbe:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Alain and Bengio 2016, arXiv 1610.01644"
 

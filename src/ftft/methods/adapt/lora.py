@@ -27,6 +27,7 @@ class LoRA:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ("merge", "pairs")
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
     library: ClassVar[str] = "peft"

@@ -39,6 +39,7 @@ class LoRAGA:
     needs: ClassVar[tuple[str, ...]] = ("calibration", "gradients")
     offers: ClassVar[tuple[str, ...]] = ("merge", "pairs")
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Wang, Yu and Li 2024, arXiv 2407.05000"
     library: ClassVar[str] = "peft (the LoRA layers)"

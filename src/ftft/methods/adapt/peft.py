@@ -27,6 +27,7 @@ class Peft:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ("merge", "pairs")
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
     library: ClassVar[str] = "peft"
 

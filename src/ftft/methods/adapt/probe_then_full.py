@@ -35,6 +35,7 @@ class ProbeThenFull:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = False
     trainable: ClassVar[str] = "scheduled"
     paper: ClassVar[str] = "Kumar et al. 2022, arXiv 2202.10054 (LP-FT)"
 

@@ -54,6 +54,7 @@ class S2FT:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ("merge",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
 

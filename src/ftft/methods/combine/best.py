@@ -22,6 +22,7 @@ class Best:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     artefact: ClassVar[str] = "weights"
     needs_best: ClassVar[bool] = True
 

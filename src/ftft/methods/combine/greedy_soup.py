@@ -28,6 +28,7 @@ class GreedySoup:
     needs: ClassVar[tuple[str, ...]] = ("members", "validation")
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     artefact: ClassVar[str] = "weights"
     needs_best: ClassVar[bool] = False
     paper: ClassVar[str] = "Wortsman et al. 2022, arXiv 2203.05482"

@@ -19,6 +19,7 @@ class Last:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     artefact: ClassVar[str] = "weights"
     needs_best: ClassVar[bool] = False
 

@@ -25,6 +25,7 @@ class UniformSoup:
     needs: ClassVar[tuple[str, ...]] = ("members",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     artefact: ClassVar[str] = "weights"
     needs_best: ClassVar[bool] = False
     paper: ClassVar[str] = "Wortsman et al. 2022, arXiv 2203.05482"

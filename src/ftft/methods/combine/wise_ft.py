@@ -28,6 +28,7 @@ class WiseFT:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     artefact: ClassVar[str] = "weights"
     needs_best: ClassVar[bool] = False
     paper: ClassVar[str] = "Wortsman et al. 2022, arXiv 2109.01903"

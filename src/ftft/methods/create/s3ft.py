@@ -50,6 +50,7 @@ class S3FT:
 
     needs: ClassVar[tuple[str, ...]] = ("generation",)
     tasks: ClassVar[tuple[str, ...]] = ("causal_language_modelling",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Gupta et al. 2025, arXiv 2502.08130"
 
     answer: Literal["number", "marked", "text"] = setting(

@@ -32,6 +32,7 @@ class Classification:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("text_classification", "image_classification", "image_text")
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "ECE: Guo et al. 2017; prior correction: Saerens et al. 2002; bootstrap: Efron and Tibshirani 1993"
 
     resamples: int = setting(1000, "bootstrap resamples; 0 gives no intervals", origin="Efron and Tibshirani 1993", ge=0)

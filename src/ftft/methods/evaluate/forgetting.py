@@ -32,6 +32,7 @@ class Forgetting:
     needs: ClassVar[tuple[str, ...]] = ("base_predictions",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("text_classification",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Lopez-Paz and Ranzato 2017, arXiv 1706.08840 (backward transfer)"
 
     resamples: int = setting(1000, "bootstrap resamples; 0 gives no intervals", origin="as classification", ge=0)

@@ -35,6 +35,7 @@ class IntruderDimensions:
     needs: ClassVar[tuple[str, ...]] = ("weights", "base_weights")
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Shuttleworth et al. 2024, arXiv 2410.21228"
 
     top_k: int = setting(10, "highest singular vectors of a weight that are looked at", origin="released code", ge=1)

@@ -30,6 +30,7 @@ class LanguageModelling:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("causal_language_modelling",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "bootstrap: Efron and Tibshirani 1993"
 
     resamples: int = setting(1000, "bootstrap resamples; 0 gives no intervals", origin="Efron and Tibshirani 1993", ge=0)

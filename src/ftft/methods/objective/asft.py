@@ -29,6 +29,7 @@ class ASFT:
     needs: ClassVar[tuple[str, ...]] = ("frozen_base",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     coupling: ClassVar[str] = "none"
     paper: ClassVar[str] = "Zhu et al. 2025, arXiv 2509.23753"
 

@@ -48,6 +48,7 @@ class AutoFT:
     needs: ClassVar[tuple[str, ...]] = ("frozen_base",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("text_classification", "image_classification")
+    sharded: ClassVar[bool] = False
     coupling: ClassVar[str] = "none"
     paper: ClassVar[str] = "Choi et al. 2024, arXiv 2401.10220"
     searched: ClassVar[dict[str, dict[str, Any]]] = {

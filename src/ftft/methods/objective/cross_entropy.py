@@ -29,6 +29,7 @@ class CrossEntropy:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     coupling: ClassVar[str] = "none"
 
     def start(self, models: Models, task: Any) -> Callable[[Batch], Loss]:

@@ -25,6 +25,7 @@ class DFT:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     coupling: ClassVar[str] = "none"
     paper: ClassVar[str] = "Wu et al. 2025, arXiv 2508.05629"
 

@@ -48,6 +48,7 @@ class DRTune:
     needs: ClassVar[tuple[str, ...]] = ("frozen_base",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("text_classification",)
+    sharded: ClassVar[bool] = False
     coupling: ClassVar[str] = "history"
     paper: ClassVar[str] = "Zhou, Chen and Huang 2023, arXiv 2308.12058"
 

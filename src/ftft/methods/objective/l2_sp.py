@@ -40,6 +40,7 @@ class L2SP:
     needs: ClassVar[tuple[str, ...]] = ("frozen_base",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = False
     coupling: ClassVar[str] = "none"
     paper: ClassVar[str] = "Li, Grandvalet and Davoine 2018, arXiv 1802.01483"
 

@@ -64,6 +64,7 @@ class MaskedThought:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("causal_language_modelling",)
+    sharded: ClassVar[bool] = True
     coupling: ClassVar[str] = "none"
     exceptions: ClassVar[dict[str, str]] = {"records": "the outputs are of answers with replaced tokens"}
     paper: ClassVar[str] = "Chen et al. 2024, arXiv 2403.02178"

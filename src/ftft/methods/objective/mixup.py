@@ -48,6 +48,7 @@ class Mixup:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("text_classification",)
+    sharded: ClassVar[bool] = False
     coupling: ClassVar[str] = "batch"
     exceptions: ClassVar[dict[str, str]] = {"records": "the outputs are of blends of two examples"}
     paper: ClassVar[str] = "Zhang et al. 2018, arXiv 1710.09412; Guo et al. 2019, arXiv 1905.08941"

@@ -34,6 +34,7 @@ class AdamW:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Loshchilov and Hutter 2019, arXiv 1711.05101"
     library: ClassVar[str] = "torch"
 

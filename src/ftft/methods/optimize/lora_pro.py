@@ -51,6 +51,7 @@ class LoRAPro:
     needs: ClassVar[tuple[str, ...]] = ("pairs",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = False
     paper: ClassVar[str] = "Wang et al. 2024, arXiv 2407.18242"
 
     def start(self, trainables: Trainables) -> torch.optim.Optimizer:

@@ -38,6 +38,7 @@ class MeZO:
     needs: ClassVar[tuple[str, ...]] = ("closure",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = False
     paper: ClassVar[str] = "Malladi et al. 2023, arXiv 2305.17333"
 
     def start(self, trainables: Trainables) -> torch.optim.Optimizer:

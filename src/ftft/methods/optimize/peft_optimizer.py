@@ -48,6 +48,7 @@ class PeftOptimizer:
     needs: ClassVar[tuple[str, ...]] = ("pairs",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = False
     paper: ClassVar[str] = "Hayou, Ghosh and Yu 2024, arXiv 2402.12354 (LoRA+)"
     library: ClassVar[str] = "peft"
 

@@ -29,6 +29,7 @@ class SAM:
     needs: ClassVar[tuple[str, ...]] = ("closure",)
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Foret et al. 2021, arXiv 2010.01412"
 
     learning_rate: float = setting(2e-5, "peak learning rate", origin="as adamw", gt=0)

@@ -30,6 +30,7 @@ class SGD:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Sutskever et al. 2013, ICML"
     library: ClassVar[str] = "torch"
 

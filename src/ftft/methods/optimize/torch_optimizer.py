@@ -41,6 +41,7 @@ class TorchOptimizer:
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     library: ClassVar[str] = "torch"
 
     def start(self, trainables: Trainables) -> torch.optim.Optimizer:

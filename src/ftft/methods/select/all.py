@@ -19,6 +19,7 @@ class All:
 
     needs: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "empirical risk minimisation (ERM)"
 
     def select(self, examples: LabelledExamples, dynamics: Dynamics | None = None, *, seed: int = 0) -> Selection:

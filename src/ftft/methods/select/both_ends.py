@@ -28,6 +28,7 @@ class BothEnds:
 
     needs: ClassVar[tuple[str, ...]] = ("dynamics",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2009.10795"
     example: ClassVar[dict[str, Any]] = {"fraction": 0.33}
 

@@ -41,6 +41,7 @@ class GOTD:
 
     needs: ClassVar[tuple[str, ...]] = ("scoring_model",)
     tasks: ClassVar[tuple[str, ...]] = ("text_classification",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Kang et al. 2024, arXiv 2405.02774"
     example: ClassVar[dict[str, Any]] = {"target": "validation", "fraction": 0.33}
 

@@ -47,6 +47,7 @@ class GRAPE:
 
     needs: ClassVar[tuple[str, ...]] = ("scoring_model",)
     tasks: ClassVar[tuple[str, ...]] = ("causal_language_modelling",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Zhang et al. 2025, arXiv 2502.04194"
 
     keep: int = setting(1, "answers kept of each prompt; all where it has fewer", origin="paper", ge=1)

@@ -34,6 +34,7 @@ class InfoBatch:
 
     needs: ClassVar[tuple[str, ...]] = ("losses",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Qin et al. 2024, arXiv 2303.04947"
 
     prune: float = setting(

@@ -31,6 +31,7 @@ class Mixture:
 
     needs: ClassVar[tuple[str, ...]] = ("dynamics",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2009.10795"
     example: ClassVar[dict[str, Any]] = {
         "parts": [{"score": "variability", "share": 0.7}, {"score": "confidence", "share": 0.3}],

@@ -25,6 +25,7 @@ class Random:
 
     needs: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "baseline"
     example: ClassVar[dict[str, Any]] = {"fraction": 0.33}
 

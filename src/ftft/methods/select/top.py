@@ -32,6 +32,7 @@ class Top:
 
     needs: ClassVar[tuple[str, ...]] = ("dynamics",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2310.06588; arXiv 2009.10795"
     example: ClassVar[dict[str, Any]] = {"fraction": 0.33}
 

@@ -27,6 +27,7 @@ class WithoutSuspects:
 
     needs: ClassVar[tuple[str, ...]] = ("dynamics",)
     tasks: ClassVar[tuple[str, ...]] = ("*",)
+    sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2009.10795; arXiv 2001.10528"
 
     drop_suspects: float = setting(
