@@ -28,6 +28,8 @@ from ftft.files import fingerprint
 from ftft.methods import registry
 from ftft.methods.contract import Selection
 from ftft.methods.selection import read_selection
+from ftft.models.folder import folder_at
+from ftft.models.settings import ModelSettings
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.recipe import Recipe
 from ftft.run.runner import read_result, run_store
@@ -93,6 +95,20 @@ def verify_run(
         yield replay.verify(steps)
         place = folder / "stages" / name
         earlier[name] = FinishedStage(name, recorded["key"], place, True, recorded, Ledger())
+
+
+def damage_to_model(folder: Path) -> str | None:
+    """What is wrong with the weights in a run's ``model/``, by the SHA-256 that were kept when they were saved; None where
+    nothing is, or the model was taken away."""
+    path = folder / "model"
+    if not path.is_dir():
+        return None
+    try:
+        found = folder_at(path, ModelSettings(path=str(path)), "model")
+        found.require_saved(found.hashes(), "model")
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _recipe_of(folder: Path) -> Recipe:
