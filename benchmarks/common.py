@@ -254,9 +254,15 @@ class _TimedLoop(TrainingLoop):
         self.inside[-1] += time.perf_counter() - started
 
 
-def run_loop(job: Job, turn: Turn, *, recording: Callable[[int], bool] = lambda step: True) -> Timing:
+def run_loop(
+    job: Job,
+    turn: Turn,
+    *,
+    recording: Callable[[int], bool] = lambda step: True,
+    prepare: Callable[[Training], None] = lambda training: None,
+) -> Timing:
     """Our loop with the defaults of `ftft run` but for what the job says; a job that is recorded is so in the steps (from 0)
-    for which ``recording`` holds."""
+    for which ``recording`` holds. ``prepare`` gets the training before it begins."""
     one, task, data, schedule = job.prepare()
     recorder = DynamicsBuffer(data.examples.ids, data.examples.labels.astype(np.int32), num_classes=CLASSES)
     plan = schedule.plan(0)[: job.total]
@@ -287,6 +293,7 @@ def run_loop(job: Job, turn: Turn, *, recording: Callable[[int], bool] = lambda 
         notify=step_ended,
     )
     torch.manual_seed(job.seed)
+    prepare(training)
     loop = _TimedLoop(training)
     outcome = loop.run()
     if job.recorded and not recorder.dynamics().seen.any():
@@ -482,7 +489,6 @@ def job_of(arguments: Namespace) -> Job:
 def report(name: str, arguments: Namespace, job: Job, results: dict[str, Any]) -> None:
     """Print the result as JSON, with what it was measured on (no host name, no path), and write it where asked."""
     here = provenance()
-    machine = {key: here[key] for key in ("processor", "processor_flags", "architecture", "cpu_capability", "threads")}
     result = {
         "format": 1,
         "benchmark": name,
@@ -492,7 +498,7 @@ def report(name: str, arguments: Namespace, job: Job, results: dict[str, Any]) -
             "model": "all-MiniLM-L6-v2" if job.size == "minilm" else job.size,
             **{key: getattr(job, key) for key in ("turns", "steps", "warmup", "batch_size")},
         },
-        "machine": machine | {"cores": cores(), "load_before": LOAD_BEFORE},
+        "machine": machine(),
         "python": here["python"],
         "versions": here["versions"],
     }
@@ -500,6 +506,13 @@ def report(name: str, arguments: Namespace, job: Job, results: dict[str, Any]) -
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    here = provenance()
+    known = {key: here[key] for key in ("processor", "processor_flags", "architecture", "cpu_capability", "threads")}
+    return known | {"cores": cores(), "load_before": LOAD_BEFORE}
 
 
 def cores() -> int:

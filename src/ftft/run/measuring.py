@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ftft.engine.ledger import Ledger
 from ftft.engine.processes import ALONE, Processes
@@ -25,6 +24,8 @@ from ftft.tasks.contract import Task
 from ftft.tasks.metrics import merge_probabilities, normalise
 
 if TYPE_CHECKING:
+    import torch
+
     from ftft.data.examples import EvaluationSet, LoadedData
 
 VERSION = 1
@@ -153,6 +154,8 @@ def _before(
     earlier = {name: one for name, one in data.evaluation.items() if one.role == "forget"}
 
     def load() -> tuple[Any, Any, Any]:
+        import torch  # `ftft check` imports this module, and needs none
+
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded = load_model(stage.model, task.model, data.train.label_names, seed=seed, require_head=True)
         return loaded.model.to(device), loaded.processor, precision
