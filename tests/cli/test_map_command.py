@@ -72,6 +72,18 @@ def test_every_kind_of_dynamics_is_drawn(tmp_path: Path, capsys: pytest.CaptureF
         assert found["maps"][0]["source"] == str(tmp_path / source) and len(found["maps"][0]["trajectory"]) == E
 
 
+def test_more_examples_than_a_page_takes_are_refused_as_a_page_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftft.report.parts.MOST_EXPLORED", N - 1)
+    write_dynamics(make(), tmp_path / "own.parquet")
+    code, error = call(capsys, "map", tmp_path / "own.parquet", "--out", tmp_path / "map.html")
+    assert code == 2 and error.startswith(f"error: {tmp_path / 'own.parquet'} holds 30 examples, and a page to explore takes up to")
+    assert error.endswith("that ends in .png or .svg for a picture") and not (tmp_path / "map.html").exists()
+    pytest.importorskip("matplotlib")
+    assert call(capsys, "map", tmp_path / "own.parquet", "--out", tmp_path / "map.svg") == (0, "")
+
+
 def test_texts_are_shown_and_left_out(tmp_path: Path, train: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dynamics(make(), tmp_path / "d.parquet")
     out = tmp_path / "map.html"

@@ -89,12 +89,14 @@ def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
     maps, explored = {}, {}
     for found in (one for name in stage_names(result) for one in _recorded(folder, result, name)):
         try:
-            values = map_values(read_dynamics(found.path), found.of, found.source)
+            recorded = read_dynamics(found.path)
+            explorable = len(recorded) <= MOST_EXPLORED
+            values = map_values(recorded, found.of, found.source, to_draw=not explorable)
         except UserError as error:
             notes.append(f"There is no data map {found.of}: {_without_folder(error, folder)}.")
             continue
         maps[found.key] = data_map(values, found.users, _diagnosis(result, found.users))
-        if len(values.ids) <= MOST_EXPLORED:
+        if explorable:
             explored[found.key] = with_selections(values, found.users, selections, rules)
         else:
             notes.append(f"The map {found.of} is not in the explorer, which takes up to {MOST_EXPLORED:,} examples.")
