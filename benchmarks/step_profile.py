@@ -112,7 +112,11 @@ def operators(job: Job) -> list[dict[str, Any]]:
     rows = sorted(profiler.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total = sum(row.self_cpu_time_total for row in rows)
     return [
-        {"operator": row.key, "share": round(row.self_cpu_time_total / total, 5), "calls_per_step": round(row.count / job.steps, 2)}
+        {
+            "operator": row.key,
+            "share": round(row.self_cpu_time_total / total, 5),
+            "calls_per_step": round(row.count / job.steps, 2),
+        }
         for row in rows[:MOST_OPERATORS]
     ]
 

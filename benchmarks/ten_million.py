@@ -1,11 +1,11 @@
-"""A data set of up to ten million rows through the library: loading with ids and duplicates, dynamics, scores, selection, report.
+"""Up to ten million rows through the library: loading with ids and duplicates, dynamics, scores, selection, report.
 
     python benchmarks/ten_million.py [--rows 100000 1000000 10000000] [--seed 0] [--folder DIR] [--out FILE]
 
 Rows are generated: about 60 characters of text, two classes, an id; an evaluation set of a thousandth of the size shares a
-tenth of its rows with training, but for their capitals. Every phase runs in a process of its own through the library's own functions; its wall and processor
-seconds and its peak memory are reported, and how the seconds grow from one size to the next (1 is linear). Targets: at most
-4 GiB in every phase, time linear in the rows.
+tenth of its rows with training, but for their capitals. Every phase runs in a process of its own through the library's own
+functions; its wall and processor seconds and its peak memory are reported, and how the seconds grow from one size to the next
+(1 is linear). Targets: at most 4 GiB in every phase, time linear in the rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from score_ten_million import cores, peak_bytes
 
 EPOCHS, CLASSES = 4, 2
 CHUNK = 100_000
-WORDS = "the a film plot dog cat man woman sits runs over under bright dark good bad never always once again".split()
+WORDS = ["a", "film", "plot", "dog", "cat", "man", "woman", "sits", "runs", "under", "bright", "dark", "good", "bad", "never"]
 PHRASES = 1000
 GIB = 2**30
 
@@ -54,7 +54,7 @@ def chunks(rows: int, seed: int) -> Iterator[pa.Table]:
 
 
 def write_data(folder: Path, rows: int, seed: int) -> None:
-    """``train.jsonl``, the same rows as ``train.parquet``, and ``test.jsonl``, whose last rows are training rows in capitals."""
+    """``train.jsonl``, the same as ``train.parquet``, and ``test.jsonl``, whose last rows are training rows in capitals."""
     writer = None
     with open(folder / "train.jsonl", "w", encoding="utf-8") as stream:
         for table in chunks(rows, seed):

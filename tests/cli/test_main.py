@@ -75,7 +75,10 @@ FIRST_STEP = (
 @pytest.mark.parametrize(
     ("program", "others"),
     [
-        (CHECK, (*(name for name in HEAVY if name not in ("pandas", "pyarrow", "numpy", "safetensors")), "scipy", "matplotlib")),
+        (
+            CHECK,
+            (*(name for name in HEAVY if name not in ("pandas", "pyarrow", "numpy", "safetensors")), "scipy", "matplotlib"),
+        ),
         (FIRST_STEP, ("datasets", "peft", "trl", "ray", "matplotlib", "sklearn", "statsmodels")),
     ],
     ids=["check", "run, up to the first step"],
