@@ -9,7 +9,6 @@ seconds of all threads. On a machine that others use too, the second is the stea
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import tempfile
@@ -30,6 +29,7 @@ import pyarrow as pa
 import torch
 import transformers
 from accelerate import Accelerator
+from telling import cores, tell
 from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ftft.bridges.recorder import DynamicsRecorder
@@ -39,7 +39,6 @@ from ftft.engine.batches import WINDOW, BatchSchedule
 from ftft.engine.flops import FlopCounter
 from ftft.engine.loop import Training, TrainingLoop
 from ftft.engine.precision import Precision, autocast
-from ftft.engine.provenance import provenance
 from ftft.engine.settings import TrainSettings
 from ftft.methods.contract import Models, Trainables
 from ftft.methods.objective.cross_entropy import CrossEntropy
@@ -488,36 +487,10 @@ def job_of(arguments: Namespace) -> Job:
 
 def report(name: str, arguments: Namespace, job: Job, results: dict[str, Any]) -> None:
     """Print the result as JSON, with what it was measured on (no host name, no path), and write it where asked."""
-    here = provenance()
-    result = {
-        "format": 1,
-        "benchmark": name,
-        "smoke": arguments.smoke,
-        **results,
-        "settings": {
-            "model": "all-MiniLM-L6-v2" if job.size == "minilm" else job.size,
-            **{key: getattr(job, key) for key in ("turns", "steps", "warmup", "batch_size")},
-        },
-        "machine": machine(),
-        "python": here["python"],
-        "versions": here["versions"],
-    }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    here = provenance()
-    known = {key: here[key] for key in ("processor", "processor_flags", "architecture", "cpu_capability", "threads")}
-    return known | {"cores": cores(), "load_before": LOAD_BEFORE}
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    settings = {key: getattr(job, key) for key in ("turns", "steps", "warmup", "batch_size")}
+    model = "all-MiniLM-L6-v2" if job.size == "minilm" else job.size
+    fields = {"smoke": arguments.smoke, **results, "settings": {"model": model, **settings}}
+    tell(name, fields, machine={"cores": cores(), "load_before": LOAD_BEFORE}, out=arguments.out)
 
 
 LOAD_BEFORE = round(os.getloadavg()[0], 2)  # processes that wanted to compute, over the last minute: 0 is an idle machine

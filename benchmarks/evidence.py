@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from telling import between_markers
+
 from ftft.report import comparison_tables
 from ftft.report.comparison_figures import label
 from ftft.report.comparison_figures import tasks as tasks_of
@@ -71,8 +73,7 @@ def _begun(table: dict[str, Any]) -> dict[str, Any]:
 
 def in_readme(text: str, results: Path) -> str:
     """The README with its summary made anew."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{summary(results)}\n{END}{rest.split(END)[1]}"
+    return between_markers(text, BEGIN, END, summary(results))
 
 
 def _deeper(page: str) -> str:

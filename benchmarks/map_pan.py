@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from chromium import find_chromium
+from telling import cores
 
 from ftft.dynamics.table import Dynamics
 from ftft.report.map_page import map_page
@@ -79,14 +80,6 @@ def generated(n: int, seed: int = 0) -> Dynamics:
     return Dynamics(ids, tuple(range(EPOCHS)), np.ones((EPOCHS, n), dtype=bool), gold, logits)
 
 
-def chromium() -> str:
-    """The installed Chromium, or what FTFT_CHROMIUM names."""
-    found = os.environ.get("FTFT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        raise SystemExit("no chromium is installed; install it, or name it in FTFT_CHROMIUM")
-    return found
-
-
 def spread(values: list[float]) -> dict[str, float]:
     """The least is what an idle machine would show; the others say what the busy one did."""
     shown = (("min", 0), ("median", 50), ("p95", 95), ("max", 100))
@@ -102,13 +95,16 @@ def processor_seconds(session: Any) -> float:
 def measure(examples: int, frames: int) -> dict[str, Any]:
     from playwright.sync_api import sync_playwright
 
+    path_of_browser = find_chromium()
+    if path_of_browser is None:
+        raise SystemExit("no chromium is installed; install it, or name it in FTFT_CHROMIUM")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         path = Path(folder) / "map.html"
         started = time.perf_counter()
         path.write_text(map_page([map_values(generated(examples), "of generated dynamics")]), encoding="utf-8")
         wrote = time.perf_counter() - started
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path_of_browser, args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(120_000)
         started = time.perf_counter()
@@ -140,7 +136,7 @@ def measure(examples: int, frames: int) -> dict[str, Any]:
             "selection_ms": spread(timed["selection"]),
             "hover_ms": spread(timed["hover"]),
             "chromium": version,
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": cores(),
             "load_before": load,
             "machine": platform.machine(),
         }

@@ -25,9 +25,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from telling import between_markers, tell
 
 from ftft.engine.precision import Precision, resolve
-from ftft.engine.provenance import provenance
 from ftft.pretraining.kinds import KINDS, MINUTES, VOCABULARY, Kind
 from ftft.pretraining.loop import Run, train
 from ftft.pretraining.objectives import OBJECTIVES
@@ -145,8 +145,7 @@ def table(result: dict[str, Any]) -> str:
 
 def written(page: str, result: dict[str, Any]) -> str:
     """The page with the table between its markers."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(result)}\n{END}{rest.split(END)[1]}"
+    return between_markers(page, BEGIN, END, table(result))
 
 
 def options() -> Namespace:
@@ -180,23 +179,10 @@ def main() -> None:
                 ready[encoder] = tokenizer, Path(folder) / f"{name}.bin"
                 write_tokens(ready[encoder][1], pieces, tokenizer)
             kinds.append(measure(name, kind, *ready[encoder], arguments.seconds, precision))
-    here = provenance()
-    machine = {key: here[key] for key in ("processor", "processor_flags", "architecture", "cpu_capability", "threads")}
     load = {"load_before": load_before, "load_after": round(os.getloadavg()[0], 2), "cores_of_machine": os.cpu_count()}
-    result = {
-        "format": 1,
-        "benchmark": "pretraining",
-        "text": "generated" if not arguments.texts else "given",
-        "seconds_each": arguments.seconds,
-        "kinds": kinds,
-        "machine": machine | load,
-        "python": here["python"],
-        "versions": here["versions"],
-    }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+    text = "given" if arguments.texts else "generated"
+    fields = {"text": text, "seconds_each": arguments.seconds, "kinds": kinds}
+    tell("pretraining", fields, machine=load, out=arguments.out)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from telling import between_markers
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {"hate_speech": "macro_f1", "sentiment": "accuracy", "nli": "accuracy"}  # and the metric that is compared
@@ -122,10 +123,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def write_table(readme: Path) -> None:
     """Put the table between the README's markers."""
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+    readme.write_text(between_markers(readme.read_text(encoding="utf-8"), BEGIN, END, table()), encoding="utf-8")
 
 
 def main() -> None:

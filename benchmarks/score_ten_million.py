@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from telling import cores
 
 from ftft.dynamics.table import Dynamics
 
@@ -130,10 +131,6 @@ def check(out: Path, examples: int, sample: Dynamics) -> None:
     at = np.asarray(pc.index_in(sample.ids, value_set=table["id"].combine_chunks()))
     for name, values in compute_scores(sample).items():
         np.testing.assert_allclose(table[name].to_numpy()[at], values, rtol=1e-6, atol=1e-9, err_msg=name)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure(layout: str, examples: int, seed: int) -> dict[str, Any]:

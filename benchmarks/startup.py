@@ -26,6 +26,7 @@ from typing import Any
 
 import common
 import numpy as np
+from telling import cores, tell
 
 TARGET = 1.0  # seconds
 OURS = "ftft"
@@ -138,18 +139,8 @@ def main() -> None:
             "run, up to the first step": to_the_first_step("run", recipe),
         }
         found = {name: measure(program, arguments.repeats, Path(folder)) for name, program in commands.items()}
-    result = {
-        "format": 1,
-        "benchmark": "startup",
-        "repeats": arguments.repeats,
-        "commands": found,
-        "target_seconds": TARGET,
-        "machine": common.machine(),
-    }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+    fields = {"repeats": arguments.repeats, "commands": found, "target_seconds": TARGET}
+    tell("startup", fields, machine={"cores": cores(), "load_before": common.LOAD_BEFORE}, out=arguments.out)
 
 
 if __name__ == "__main__":

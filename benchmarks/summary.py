@@ -21,6 +21,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from telling import between_markers
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "benchmarks"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -117,7 +119,7 @@ def _scoring(figures: list[Mapping[str, Any]]) -> Iterator[Line]:
             f"all {len(one['scores'])} scores of {one['examples']:,} examples x {one['epochs']} epochs, {layout}",
             f"{seconds:.1f} s, {memory:.2f} GiB",
             f"at most 60 s and 4 GiB: {_met(seconds <= 60 and memory <= 4)}",
-            f"{one['cores']} cores, load {one['load_before']:.1f} before",
+            f"{one['cores']} cores{_load(one)}",
         )
 
 
@@ -130,7 +132,7 @@ def _map_pan(result: Mapping[str, Any]) -> Iterator[Line]:
             f"a frame while the data map of {result['examples']:,} examples is dragged, {mode}",
             f"{between:.0f} ms between frames, {used:.0f} ms of processor time",
             f"at most 100 ms between frames: {_met(between <= 100)}",
-            f"headless Chromium without graphics, {cores}, load {result['load_before']:.1f} before",
+            f"headless Chromium without graphics, {cores}{_load(result)}",
         )
 
 
@@ -185,14 +187,17 @@ def _met(holds: bool) -> str:
 
 def _machine(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
-    return f"{machine['processor']}, {machine['threads']} threads, load {machine['load_before']:.1f} before"
+    return f"{machine['processor']}, {machine['threads']} threads{_load(machine)}"
+
+
+def _load(machine: Mapping[str, Any]) -> str:
+    """How busy the machine was; nothing where the system does not tell."""
+    return "" if machine["load_before"] is None else f", load {machine['load_before']:.1f} before"
 
 
 def written(text: str, results: Path) -> str:
     """A README with the table between its markers."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+    return between_markers(text, BEGIN, END, table(results))
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from score_ten_million import cores, peak_bytes
+from score_ten_million import peak_bytes
+from telling import cores
 
 EPOCHS, CLASSES = 4, 2
 CHUNK = 100_000

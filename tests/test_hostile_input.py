@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ftft.comparison.suite import read_suite
+from ftft.comparison.reading import read_suite
 from ftft.data.loading import load_data
 from ftft.data.reading import read_table
 from ftft.data.settings import Columns, DataFile, DataSettings

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from telling import between_markers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,3 +75,17 @@ def test_a_figure_says_whether_its_target_is_met(
     assert "177 GFLOP/s, 50 % of the bfloat16 matrix rate (354 GFLOP/s), 50 % of the float32 matrix rate" in table
     assert "| 0.07 % (at most 0.14 %) |" in table
     assert f"{seconds:.1f} s, 1.00 GiB" in table and "where bf16 is faster; here its products run at 0.60x" in table
+
+
+def test_a_machine_that_does_not_tell_its_load_has_none_in_the_table(summary: ModuleType, tmp_path: Path) -> None:
+    mode = {"processor_ms_per_frame": 9.0, "between_ms": {"median": 17.0}}
+    document = {"examples": 400_000, "points": mode, "density": mode, "cores": 2, "load_before": None}
+    (tmp_path / "map_pan.json").write_text(json.dumps(document))
+    table = summary.table(tmp_path)
+    assert table.count("| headless Chromium without graphics, 2 cores |") == 2 and "load" not in table
+
+
+def test_what_stands_between_the_markers_is_replaced_and_nothing_else() -> None:
+    page = "before\n<a>\nold\nlines\n</a>\nafter\n"
+    assert between_markers(page, "<a>", "</a>", "new") == "before\n<a>\nnew\n</a>\nafter\n"
+    assert between_markers(between_markers(page, "<a>", "</a>", "new"), "<a>", "</a>", "old\nlines") == page

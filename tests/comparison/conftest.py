@@ -14,8 +14,8 @@ import yaml
 from ftft.comparison.cells import CellFolder
 from ftft.comparison.executing import Ended, News, Told, request_of
 from ftft.comparison.planning import Work
+from ftft.comparison.reading import read_suite
 from ftft.comparison.running import results_folder, run_suite
-from ftft.comparison.suite import read_suite
 from ftft.comparison.table import make_table
 from ftft.comparison.worker import compute
 from ftft.errors import UserError

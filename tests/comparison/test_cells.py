@@ -14,8 +14,9 @@ from ftft.comparison.cells import Cell, CellFolder, cell_key
 from ftft.comparison.making import cell_recipe
 from ftft.comparison.measuring import Measures
 from ftft.comparison.planning import make_plan
+from ftft.comparison.reading import read_suite
 from ftft.comparison.running import results_folder
-from ftft.comparison.suite import METRICS, Suite, read_suite
+from ftft.comparison.suite import METRICS, Suite
 from ftft.files import read_json, write_json
 
 

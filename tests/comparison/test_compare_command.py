@@ -127,6 +127,10 @@ def wait_for_no_process_in(folder: Path) -> None:
         ("tasks: {t: task.yaml}\nrows: {erm: {change: {stages.mian.seed: 1}}}\nseeds: [0]\nbaseline: erm", "mian"),
         ("tasks: {t: task.yaml}\nrows: {erm: {cost_of: erm}}\nseeds: [0]\nbaseline: erm", "needs like"),
         ("tasks: {t: task.yaml}\nrows: {erm: {}}\nseeds: [0]\nbaseline: erm\nkind: confirm", "is not frozen"),
+        (
+            "tasks: {t: task.yaml}\nrows: {erm: {}}\nseeds: [0]\nbaseline: erm\nheadline: loss",
+            'headline: there is no metric "loss" of task t; it has macro_f1, accuracy, auroc',
+        ),
     ],
 )
 def test_a_wrong_suite_is_refused_in_one_sentence(

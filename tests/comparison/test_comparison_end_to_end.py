@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ftft.comparison.cells import CellFolder
+from ftft.comparison.reading import read_suite
 from ftft.comparison.running import results_folder, stand
-from ftft.comparison.suite import read_suite
 
 Run = Callable[[Path], tuple[dict[str, Any], list[dict[str, Any]]]]
 

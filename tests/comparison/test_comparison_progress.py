@@ -14,7 +14,8 @@ from ftft.cli import comparing
 from ftft.cli.comparing import ComparisonProgress
 from ftft.comparison.cells import Cell
 from ftft.comparison.planning import make_plan
-from ftft.comparison.suite import Suite, read_suite
+from ftft.comparison.reading import read_suite
+from ftft.comparison.suite import Suite
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 
 from ftft.comparison.cells import Cell
 from ftft.comparison.planning import Plan, Work, make_plan
-from ftft.comparison.suite import Suite, read_suite
+from ftft.comparison.reading import read_suite
+from ftft.comparison.suite import Suite
 
 
 def cell_of(work: Work, *, score: float = 0.5, flops: int = 1000, steps: int = 10) -> Cell:

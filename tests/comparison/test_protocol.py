@@ -12,8 +12,8 @@ import yaml
 from ftft.cli.main import main
 from ftft.comparison.cells import CellFolder
 from ftft.comparison.protocol import begin, explorations, freeze, openings, suite_hashes
+from ftft.comparison.reading import read_suite
 from ftft.comparison.running import results_folder, stand
-from ftft.comparison.suite import read_suite
 from ftft.errors import UserError
 
 

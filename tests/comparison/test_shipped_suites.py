@@ -9,7 +9,8 @@ import pytest
 
 from ftft.comparison.making import cell_recipe
 from ftft.comparison.planning import make_plan
-from ftft.comparison.suite import Suite, needed_by, read_suite
+from ftft.comparison.reading import read_suite
+from ftft.comparison.suite import Suite, needed_by
 
 SUITES = Path(__file__).resolve().parents[2] / "recipes" / "suites"
 DEMANDED = {

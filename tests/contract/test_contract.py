@@ -198,7 +198,7 @@ def test_an_objective_gives_each_examples_loss(header: MethodHeader, trial: Call
     batch = task.collate(data, np.arange(BATCH))
     loss = tried.method("objective").start(assembled.models, task)(batch)
     assert loss.per_example.shape == (BATCH,) and loss.per_example.dtype == torch.float32 and not loss.per_example.requires_grad
-    assert loss.total.requires_grad and loss.units == BATCH and torch.isfinite(loss.total)
+    assert loss.total.requires_grad and torch.isfinite(loss.total)
     assert loss.outputs.shape == (BATCH, 2)
 
 
@@ -217,8 +217,8 @@ def test_at_a_learning_rate_of_0_nothing_moves(header: MethodHeader, trial: Call
         loss = loss_of(task.collate(data, np.arange(BATCH)))
         if torch.is_grad_enabled():
             assembled.optimizer.zero_grad()
-            (loss.total / loss.units).backward()
-        return float(loss.total.detach()) / loss.units
+            (loss.total / BATCH).backward()
+        return float(loss.total.detach()) / BATCH
 
     for step in range(2):
         for hook in assembled.before_step:

@@ -9,6 +9,7 @@ import pytest
 
 from ftft.data.corrections import read_corrections
 from ftft.data.examples import LoadedData
+from ftft.data.inputs import TaskInputs
 from ftft.data.loading import load_data
 from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
 from ftft.errors import UserError
@@ -116,3 +117,27 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(tmp_path: Path, text: s
     with pytest.raises(UserError) as caught:
         load_data(settings(tmp_path, text))
     assert expected in str(caught.value) and "corrections.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rows_without_classes_are_dropped_and_nothing_else(tmp_path: Path) -> None:
+    texts = TaskInputs(({"text": "text"},), labelled=False)
+    for name in ("train", "dev"):
+        lines = [json.dumps({"id": f"{name}{row}", "text": f"{name} words {row}"}) + "\n" for row in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+
+    def load(corrections: str) -> LoadedData:
+        (tmp_path / "corrections.csv").write_text("id,action,label\n" + corrections)
+        dev = EvaluationFile(path=str(tmp_path / "dev.jsonl"), role="id", split="validation")
+        made = DataSettings(
+            train=DataFile(path=str(tmp_path / "train.jsonl")),
+            columns=Columns(id="id"),
+            evaluation={"dev": dev},
+            corrections=str(tmp_path / "corrections.csv"),
+        )
+        return load_data(made, inputs=texts)
+
+    assert len(load("train1,drop,\n").train) == 3
+    with pytest.raises(UserError, match=r"corrections.csv, line 2: the rows of this task have no classes to relabel them with"):
+        load("train1,relabel,yes\n")
+    with pytest.raises(UserError, match=r"corrections.csv leaves no training row; keep one at least$"):
+        load("".join(f"train{row},drop,\n" for row in range(4)))

@@ -154,6 +154,15 @@ def test_absurd_length_is_refused_with_the_id(tmp_path: Path, dev: EvaluationFil
     assert 'bad.jsonl, line 3 (id long): the text column "text" has 31 characters' in message
 
 
+def test_a_chat_has_the_same_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "MAX_CHARACTERS", 80)
+    chats = [[{"role": "user", "content": "x" * size}, {"role": "assistant", "content": "y"}] for size in (15, 16)]
+    assert len(json.dumps(chats[0], separators=(",", ":"))) == 80
+    file = DataFile(path=jsonl(tmp_path / "bad.jsonl", [{"messages": chat} for chat in chats]))
+    with pytest.raises(UserError, match=r'bad.jsonl, line 2 \(id none\): the messages column "messages" has 81 characters'):
+        load_data(DataSettings(train=file), inputs=TaskInputs(({"messages": "messages"},), labelled=False))
+
+
 def test_empty_texts_are_allowed_and_counted(tmp_path: Path, dev: EvaluationFile) -> None:
     file = DataFile(path=jsonl(tmp_path / "a.jsonl", [*rows(10), {"text": "", "label": "no"}, {"text": " \n", "label": "no"}]))
     loaded = load_data(DataSettings(train=file, evaluation={"dev": dev}))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_scheduler
 
-from ftft.engine.batches import BatchSchedule, plan_epoch, planned_steps, share_of_process
+from ftft.engine.batches import BatchSchedule, fill_short, plan_epoch, planned_steps, share_of_process
 from ftft.engine.schedule import rate_factor, warmup_steps
 
 
@@ -49,6 +49,32 @@ def test_bucketing_removes_most_of_the_padding_and_keeps_batches_shuffled():
     assert padding(lengths, plan_epoch(lengths, 32, seed=0, epoch=0, shuffle="plain")) > 1.6
     means = np.array([lengths[batch].mean() for batch in bucketed])
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2
+
+
+@given(st.integers(1, 90), st.integers(1, 20), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_short_batch_is_filled_up_with_other_rows_of_the_epoch(count, batch_size, copies):
+    rows = np.concatenate([np.arange(count) + 100, np.repeat(np.arange(min(3, count)) + 100, copies)])
+    plan = plan_epoch(np.full(len(rows), 5), batch_size, seed=1, epoch=2)
+    filled = fill_short(plan, rows, batch_size, seed=1, epoch=2)
+    assert len(filled) == len(plan)
+    for before, after in zip(plan, filled):
+        np.testing.assert_array_equal(before, after[: len(before)])
+        others = np.setdiff1d(rows, rows[before])
+        assert len(after) == min(batch_size, len(before) + len(others))
+        added = rows[after[len(before) :]]
+        assert len(set(added)) == len(added) and not set(added) & set(rows[before])
+    schedule = BatchSchedule(rows, np.full(len(rows), 5), batch_size, 9, 1, fill=True)
+    assert all(np.array_equal(one, rows[other]) for one, other in zip(schedule.plan(2), filled))
+    assert schedule.steps_per_epoch == len(filled)
+
+
+def test_what_fills_up_a_batch_changes_with_the_epoch():
+    schedule = BatchSchedule(np.arange(100), np.full(100, 5), 32, 9, 0, fill=True)
+    short = [BatchSchedule(np.arange(100), np.full(100, 5), 32, 9, 0).plan(epoch) for epoch in range(2)]
+    place = [min(range(4), key=lambda index: len(plan[index])) for plan in short]
+    added = [set(schedule.plan(epoch)[place[epoch]][4:].tolist()) for epoch in range(2)]
+    assert all(len(one) == 28 for one in added) and added[0] != added[1]
 
 
 def test_upsampled_rows_are_planned_by_position():

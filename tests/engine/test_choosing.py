@@ -23,6 +23,7 @@ from ftft.engine.training import Training
 from ftft.engine.walk import Walk
 from ftft.methods.contract import Choice, Models, Selection
 from ftft.methods.objective.cross_entropy import CrossEntropy
+from ftft.state.algebra import weights_sha256
 from ftft.tasks.contract import Prepared
 from ftft.tasks.text_classification import TextClassification
 
@@ -127,6 +128,19 @@ def test_a_schedule_without_a_sampler_is_walked_step_by_step() -> None:
         assert walk.advance() == (walk.step % 10 == 0)
     expected = [batch for number in range(3) for batch in plain.plan(number)][:22]
     assert len(taken) == 22 and all(np.array_equal(one, other) for one, other in zip(taken, expected))
+
+
+def test_a_chosen_epochs_short_batch_is_filled_up_from_the_choice_with_its_weights() -> None:
+    settings = TrainSettings(batch_size=BATCH, epochs=2.0)
+    rows = np.arange(N)[::-1].copy()
+    for fill in (False, True):
+        sampler = Given(18, factor=2.0)
+        found = schedule_for(settings, rows, np.full(N, 6), seed=0, sampler=sampler, processes=ALONE, fill=fill)
+        epoch = found.epoch_at(0)
+        assert sorted(map(len, epoch.batches)) == ([4] * 5 if fill else [2, 4, 4, 4, 4])
+        assert epoch.weights is not None and [len(one) for one in epoch.weights] == [len(one) for one in epoch.batches]
+        assert set(np.concatenate(epoch.batches)) == set(rows[:18]), "of the choice, and nothing else"
+        assert all(len(set(batch)) == len(batch) for batch in epoch.batches)
 
 
 def test_the_whole_pool_chosen_is_trained_on_as_without_a_sampler() -> None:
@@ -249,3 +263,51 @@ def test_hooks_hear_how_much_of_the_training_is_over(tiny_model: Callable[..., A
     assert [step for step, _ in told] == list(range(15))
     assert told[0] == (0, 30) and {steps for _, steps in told[1:]} == {15}, "half as many steps as planned, once that shows"
     assert events[-1]["step"] == events[-1]["steps"] == 15
+
+
+def test_the_last_step_told_is_the_last_one(tiny_model: Callable[..., Any]) -> None:
+    """Where the first and the last epoch are whole and the others are not, the steps so far let expect too few at the end."""
+    told: list[tuple[int, int]] = []
+    run = training(tiny_model, Given(40, 6, 6, 6, 6, 6, 6, 40), train={"epochs": 8})
+    run.before_step = [lambda step, steps, optimizer: told.append((step, steps))]
+    events: list[dict[str, Any]] = []
+    run.notify = events.append
+    TrainingLoop(run).run()
+    assert all(step < steps for step, steps in told)
+    steps = [(event["step"], event["steps"]) for event in events if event["event"] == "step"]
+    assert all(step <= of for step, of in steps) and steps[-1] == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "epochs", "hashed"),
+    [((20,), 3, 5), ((8, 4), 2, 3), ((40,), 0.4, 4), ((40,), 0.5, 5)],
+    ids=["step 5", "fewer steps than planned", "no more planned", "step 5 is the last"],
+)
+def test_the_weights_are_hashed_after_step_5_or_at_the_end(
+    sizes: tuple[int, ...], epochs: float, hashed: int, tiny_model: Callable[..., Any]
+) -> None:
+    run = training(tiny_model, Given(*sizes), train={"epochs": epochs})
+    loop = TrainingLoop(run)
+    outcome = loop.run()
+    assert set(outcome.weights) == {hashed}
+    if outcome.steps == hashed:
+        assert outcome.weights[hashed] == weights_sha256(loop.unwrapped)
+
+
+def test_a_limit_counts_the_steps_taken(tiny_model: Callable[..., Any]) -> None:
+    """Five planned steps are one step of an epoch of two."""
+    torch.manual_seed(0)  # of the dropout
+    straight = TrainingLoop(training(tiny_model, Given(8))).run()
+    loop = TrainingLoop(training(tiny_model, Given(8)))
+    loop.walk.most_steps = 5
+    torch.manual_seed(0)
+    outcome = loop.run()
+    assert outcome.steps == 5 and outcome.losses == straight.losses[:5] and outcome.weights == straight.weights
+
+
+def test_the_loss_of_an_evaluation_is_of_the_steps_since_the_last_one(tiny_model: Callable[..., Any]) -> None:
+    run = training(tiny_model, Given(40, 8, 20), validate=lambda model: {})
+    outcome = TrainingLoop(run).run()
+    assert [entry["step"] for entry in outcome.history] == [10, 12, 17]
+    parts = (outcome.losses[:10], outcome.losses[10:12], outcome.losses[12:])
+    assert [entry["loss"] for entry in outcome.history] == [float(np.mean(part)) for part in parts]

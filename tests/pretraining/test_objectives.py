@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from ftft.pretraining.kinds import KINDS, Kind
+from ftft.pretraining.kinds import KINDS, VOCABULARY, Kind
 from ftft.pretraining.masking import choose
+from ftft.pretraining.models import new_decoder
 from ftft.pretraining.objectives import Causal, Masked, Replaced, figures, replaced_token_loss
 from ftft.pretraining.tokenizing import bytes_of_tokens
 
@@ -26,6 +28,15 @@ def some_blocks(tokenizer: Any, encoder: bool, count: int = 6, length: int = 32)
     if encoder:
         blocks[:, 0], blocks[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
     return blocks
+
+
+def inputs_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    """What the model is given from now on, call by call."""
+    seen: list[torch.Tensor] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["input_ids"]), with_kwargs=True
+    )
+    return seen
 
 
 def test_the_parts_of_electras_loss_are_those_of_the_paper() -> None:
@@ -115,10 +126,7 @@ def test_replacements_are_drawn_from_the_generator_and_a_right_one_counts_as_rea
 
 def test_the_generator_sees_only_masks_where_it_is_to_tell(electra: Replaced, tokenizers_of_text: Callable[[str], Any]) -> None:
     blocks = some_blocks(tokenizers_of_text("replaced"), encoder=True)
-    seen: list[torch.Tensor] = []
-    electra.generator.electra.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
-    )
+    seen = inputs_of(electra.generator.electra)
     electra.loss(blocks, numbers(3))
     chosen = choose(blocks, electra.special, numbers(3))
     assert (seen[0][chosen] == electra.mask).all() and torch.equal(seen[0][~chosen], blocks[~chosen])
@@ -130,12 +138,8 @@ def test_the_masked_loss_is_that_of_transformers_on_the_chosen_positions(
     tokenizer = tokenizers_of_text("masked")
     objective = Masked(tiny_kinds["tiny-mlm"], tokenizer, seed=0)
     blocks = some_blocks(tokenizer, encoder=True)
-    seen: list[torch.Tensor] = []
-    hook = objective.model.bert.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
-    )
+    seen = inputs_of(objective.model.bert)
     ours = float(objective.loss(blocks, numbers(4))["loss"].detach())
-    hook.remove()
     chosen = choose(blocks, objective.special, numbers(4))
     assert (seen[0][chosen] == tokenizer.mask_token_id).float().mean() > 0.5
     theirs = objective.model(input_ids=seen[0], labels=blocks.masked_fill(~chosen, -100)).loss
@@ -168,18 +172,12 @@ def test_the_discriminators_figures_count_what_it_finds() -> None:
     ("name", "least", "most"),
     [("decoder-1m", 0.95e6, 1.05e6), ("decoder-5m", 4.75e6, 5.25e6)],
 )
-def test_decoders_have_the_size_of_their_name(name: str, least: float, most: float) -> None:
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    kind = KINDS[name]
-    shape = {"num_attention_heads": kind.heads, "num_key_value_heads": kind.key_value_heads, "hidden_size": kind.hidden}
-    config = LlamaConfig(
-        **shape,
-        vocab_size=4096,
-        intermediate_size=kind.feed_forward,
-        num_hidden_layers=kind.layers,
-        tie_word_embeddings=True,
-    )
+def test_decoders_have_the_size_of_their_name(
+    name: str, least: float, most: float, tokenizers_of_text: Callable[[str], Any]
+) -> None:
+    tokenizer = copy.deepcopy(tokenizers_of_text("causal"))
+    tokenizer.add_tokens([f"<{number}>" for number in range(VOCABULARY - len(tokenizer))])
     with torch.device("meta"):
-        count = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
-    assert least <= count <= most
+        model = new_decoder(KINDS[name], tokenizer, 0)
+    assert model.config.vocab_size == VOCABULARY
+    assert least <= sum(one.numel() for one in model.parameters()) <= most

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from ftft.errors import Interrupted, UserError
-from ftft.files import read_json
-from ftft.pretraining import loop
+from ftft.files import FolderLock, read_json
+from ftft.pretraining import loop, masking, models, running
 from ftft.pretraining.kinds import KINDS, Kind
 from ftft.pretraining.objectives import Causal
 from ftft.pretraining.running import Settings, pretrain
@@ -63,6 +63,116 @@ def test_a_resumed_run_is_a_straight_one_bit_for_bit(kind: str, text_file: Path,
     assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
     assert (straight.out / "tokenizer.json").read_bytes() == (resumed.out / "tokenizer.json").read_bytes()
     assert not resumed.work.exists() and not straight.work.exists()
+
+
+@pytest.mark.parametrize("kind", ["tiny-decoder", *ENCODERS])
+def test_a_run_that_broke_off_goes_on_from_its_last_checkpoint_bit_for_bit(
+    kind: str, text_file: Path, kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What breaks saves nothing: all that the resumed run knows is the checkpoint that was due before."""
+    straight = settings_of(text_file, kind)
+    pretrain(straight)
+    broken = replace(straight, out=straight.out.with_name("broken"))
+    train = loop.train
+
+    def saving_after_every_step(run: loop.Run) -> dict[str, float]:
+        run.checkpoint_seconds = 0.0
+        return train(run)
+
+    def breaks(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 5:
+            raise RuntimeError("broken off")
+
+    monkeypatch.setattr(loop, "train", saving_after_every_step)
+    with pytest.raises(RuntimeError, match="broken off"):
+        pretrain(broken, notify=breaks)
+    seen: list[dict[str, Any]] = []
+    pretrain(broken, notify=seen.append)
+    assert [one["step"] for one in seen if one["event"] == "resumed"] == [4]
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (straight.out, broken.out))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_second_run_beside_the_first_leaves_its_work_alone(text_file: Path, kinds: dict[str, Kind]) -> None:
+    """While the tokenizer is learnt there is nothing yet by which an unfinished run is known."""
+    settings = settings_of(text_file, "tiny-decoder")
+    with FolderLock(settings.work):
+        (settings.work / "tokenizer").mkdir()
+        (settings.work / "tokenizer" / "tokenizer.json").write_text("half of it")
+        with pytest.raises(UserError, match="is already working in"):
+            pretrain(settings)
+        assert (settings.work / "tokenizer" / "tokenizer.json").read_text() == "half of it"
+        assert (settings.work / FolderLock.FILE).is_file()
+
+
+def test_a_run_that_comes_to_the_lock_when_the_other_has_finished_trains_nothing(
+    text_file: Path, kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(text_file, "tiny-decoder")
+
+    class AnotherIsFirst(FolderLock):
+        def __enter__(self) -> FolderLock:
+            monkeypatch.setattr(running, "FolderLock", FolderLock)
+            pretrain(settings)
+            return super().__enter__()
+
+    monkeypatch.setattr(running, "FolderLock", AnotherIsFirst)
+    seen: list[dict[str, Any]] = []
+    assert pretrain(settings, notify=seen.append)["was_finished"] and not seen
+    assert not settings.work.exists()
+
+
+def test_what_a_killed_run_left_beside_its_saved_model_is_removed(text_file: Path, kinds: dict[str, Kind]) -> None:
+    settings = settings_of(text_file, "tiny-decoder")
+    pretrain(settings)
+    (settings.work / "checkpoints").mkdir(parents=True)
+    (settings.work / "prepared.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a finished model of seed 0"):
+        pretrain(replace(settings, seed=1))
+    assert settings.work.exists()
+    assert pretrain(settings)["was_finished"]
+    assert not settings.work.exists() and (settings.out / "model.safetensors").is_file()
+
+
+def test_the_report_counts_the_tokens_that_were_seen(
+    text_file: Path, kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven steps are two passes of three batches, of which the last is a part of one, and a batch."""
+    lines = text_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    text_file.write_text("".join(lines[:55]), encoding="utf-8")
+    seen: list[int] = []
+    step = loop._step
+
+    def noted(run: loop.Run, optimizer: Any, number: int, rows: Any) -> dict[str, float]:
+        seen.append(len(rows))
+        return step(run, optimizer, number, rows)
+
+    monkeypatch.setattr(loop, "_step", noted)
+    events: list[dict[str, Any]] = []
+    report = pretrain(settings_of(text_file, "tiny-decoder", steps=7), notify=events.append)
+    blocks = next(one["blocks"] for one in events if one["event"] == "pretraining")
+    assert 16 < blocks < 24 and sum(seen) == 2 * blocks + 8
+    assert report["tokens_seen"] == sum(seen) * 32 and report["epochs"] == sum(seen) / blocks
+    card = (text_file.parent / "tiny-decoder" / "README.md").read_text(encoding="utf-8")
+    assert f"({sum(seen) * 32:,} tokens, {sum(seen) / blocks:.2f} passes)" in card
+
+
+def test_blocks_seen_are_those_of_the_steps_taken() -> None:
+    for blocks, batch in ((1, 8), (8, 8), (9, 8), (23, 4)):
+        sizes = [min(batch, blocks - start) for start in range(0, blocks, batch)] * 9
+        for steps in range(1, len(sizes)):
+            assert loop.blocks_seen(steps, blocks, batch) == sum(sizes[:steps]), (steps, blocks, batch)
+
+
+def test_the_card_says_what_the_run_was_made_with(
+    text_file: Path, kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, value in ((loop, "WARMUP", 0.25), (masking, "CHOSEN", 0.3), (models, "FINE_TUNING_DROPOUT", 0.2)):
+        monkeypatch.setattr(module, name, value)
+    for kind in ENCODERS:
+        pretrain(settings_of(text_file, kind, steps=4))
+        card = (text_file.parent / kind / "README.md").read_text(encoding="utf-8")
+        assert "25 % warm-up" in card and "over the 30 % of the tokens" in card and "configuration sets 0.2" in card
 
 
 @pytest.mark.parametrize("kind", ["tiny-decoder", *ENCODERS])

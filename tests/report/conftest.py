@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from chromium import find_chromium
 
 from ftft.dynamics.parquet import write_dynamics
 from ftft.dynamics.table import Dynamics
@@ -268,12 +268,6 @@ def examples() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def find_chromium() -> str | None:
-    """The Chromium to drive: what FTFT_CHROMIUM names, or the installed one."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return os.environ.get("FTFT_CHROMIUM") or next((path for name in names if (path := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="module")

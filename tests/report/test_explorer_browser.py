@@ -216,13 +216,13 @@ def test_hover_shows_an_example_and_a_click_pins_it(page: Any, dynamics: Dynamic
 def test_arrow_keys_walk_over_the_points_and_enter_pins(page: Any) -> None:
     canvas = part(page, "canvas0")
     canvas.focus()
-    start = page.evaluate("() => { window.ftftExplorer.hovered = -1; return 0; }")
+    page.evaluate("() => { window.ftftExplorer.hovered = -1; }")
     canvas.press("ArrowRight")
     first = page.evaluate("() => window.ftftExplorer.hovered")
     canvas.press("ArrowUp")
     second = page.evaluate("() => window.ftftExplorer.hovered")
     ys = page.evaluate("([a, b]) => [window.ftftExplorer.map.y[a], window.ftftExplorer.map.y[b]]", [first, second])
-    assert start == 0 and first >= 0 and ys[1] > ys[0]
+    assert first >= 0 and ys[1] > ys[0]
     canvas.press("Enter")
     assert page.evaluate("() => window.ftftExplorer.pinned") == second
     canvas.press("+")
@@ -366,6 +366,23 @@ def test_two_maps_of_other_orders_choose_and_compare_by_id(
     assert part(page, "trajectory").locator("polyline").count() == 2
 
 
+def test_a_map_with_its_classes_in_another_order_is_balanced_as_its_selector_does(
+    page_of: Callable[..., Any], dynamics: Dynamics, tmp_path: Path
+) -> None:
+    order = [2, 0, 1]
+    assert dynamics.gold is not None and dynamics.logits is not None
+    gold = np.argsort(order)[dynamics.gold].astype(np.int32)
+    named = {"label_names": [NAMES[code] for code in order]}
+    other = Dynamics(dynamics.ids, dynamics.epochs, dynamics.seen, gold, dynamics.logits[:, :, order], metadata=named)
+    page = page_of(map_page([map_values(dynamics, "in one", "one"), map_values(other, "in two", "two")]))
+    part(page, "left").select_option("1")
+    for k in (43, 44):  # one and two places are left over
+        set_rule(page, rule="top highest", score="variability", fraction=(k + 0.5) / N, balance="class")
+        exported = read_selection(download(page, "exportIds", tmp_path)).ids.to_pylist()
+        assert exported == select(other, score="variability", count=k, balance="class").ids.to_pylist()
+        assert exported != select(dynamics, score="variability", count=k, balance="class").ids.to_pylist()
+
+
 def test_every_control_is_labelled_and_tables_are_tables(page: Any) -> None:
     unlabelled = page.evaluate(
         """() => [...document.querySelectorAll("input, select, canvas, button")]
@@ -420,10 +437,7 @@ def test_a_runs_page_explores_its_map_with_its_selection(
     ]
 
 
-def test_drawn_pixels_follow_colour_selection_and_density(page: Any, dynamics: Dynamics) -> None:
-    values = map_values(dynamics, "")
-    row = int(np.nanargmin(np.abs(values.confidence - 0.5)))
-
+def test_drawn_pixels_follow_colour_selection_and_density(page: Any) -> None:
     def colours() -> set[int]:
         page.evaluate("() => window.ftftExplorer.render()")
         return set(page.evaluate("() => [...new Set(window.ftftExplorer.plots[0].pixels)]"))
@@ -438,4 +452,40 @@ def test_drawn_pixels_follow_colour_selection_and_density(page: Any, dynamics: D
     dense = colours()
     part(page, "density").uncheck()
     part(page, "fade").check()
-    assert row >= 0 and len(dense) > 3 and not dense & (without - {page.evaluate("() => window.ftftExplorer.looks[0].paper")})
+    assert len(dense) > 3 and not dense & (without - {page.evaluate("() => window.ftftExplorer.looks[0].paper")})
+
+
+def test_density_is_that_of_what_is_in_view(page: Any, dynamics: Dynamics) -> None:
+    confidence = np.sort(map_values(dynamics, "").confidence)
+    confidence = confidence[np.isfinite(confidence)]
+    low = int(np.argmax(np.diff(confidence[: N // 2])))  # the widest gap: the view ends in it
+    bottom = float(confidence[low : low + 2].mean())
+    zoom = 1 / (1 - bottom)
+    part(page, "density").check()
+    page.evaluate("([zoom]) => { Object.assign(window.ftftExplorer.view, {x: 0, y: 1, zoom}); }", [zoom])
+    page.evaluate("() => { window.ftftExplorer.zoom(1); window.ftftExplorer.render(); }")
+    assert page.evaluate("() => window.ftftExplorer.view.y") == pytest.approx(1 - 0.5 / zoom)
+    lines = page.evaluate(
+        """() => { const p = window.ftftExplorer.plots[0], paper = window.ftftExplorer.looks[0].paper;
+        const filled = (line) => p.pixels.subarray(line * p.width, (line + 1) * p.width).some((one) => one !== paper);
+        return Array.from({length: p.height}, (_, line) => filled(line)); }"""
+    )
+    part(page, "density").uncheck()
+    part(page, "zoomAll").click()
+    assert low > 0 and any(lines) and not lines[-1]
+
+
+def test_points_on_the_edges_are_drawn_however_small(page: Any) -> None:
+    """The four corners, of one pixel each (a million are shown)."""
+    drawn = page.evaluate(
+        """() => { const p = window.ftftExplorer.plots[0], most = 65534;
+        const map = {x: Uint16Array.of(0, most, 0, most), y: Uint16Array.of(0, 0, most, most)};
+        const look = {colours: new Uint8Array(4), palette: new Uint32Array(64).fill(7), mask: null, shown: 1e6};
+        p.pixels.fill(0);
+        p.drawPoints(map, {x: 0.5, y: 0.5, zoom: 1}, look);
+        const last = p.width * p.height - 1;
+        return [0, p.width - 1, last - p.width + 1, last].map((at) => p.pixels[at])
+          .concat(p.pixels.filter((one) => one !== 0).length); }"""
+    )
+    page.evaluate("() => window.ftftExplorer.render()")
+    assert drawn == [7, 7, 7, 7, 4]

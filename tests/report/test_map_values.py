@@ -96,7 +96,7 @@ def test_margins_and_pass_rates_get_the_same_map() -> None:
     rate = source.integers(0, 9, (E, N)).astype(np.float32) / 8
     of_rates = map_values(dynamics(statistics={"pass_rate": rate}), "rollouts")
     np.testing.assert_allclose(of_rates.variability, rate.std(axis=0), atol=1e-6)
-    assert of_rates.quantity == "pass rate"
+    assert of_rates.quantity == of_rates.points().quantity == "pass rate"
     assert "mean pass rate" in map_page([of_rates])
 
 
@@ -141,6 +141,55 @@ def test_the_payload_keeps_ranks_exact_and_joins_maps_by_id() -> None:
         assert all(y[index] == 65535 for index, row in enumerate(at) if row < 0)
         np.testing.assert_allclose(y[at.index(0)] / 65534, values.confidence[0], atol=1e-5)
     assert decoded(found["maps"][0]["selections"][0]["chosen"]).sum() == 5
+
+
+def in_classes(table: Dynamics, order: list[int], names: list[str]) -> Dynamics:
+    """The same dynamics with the classes in another order: ``order[new]`` is the old one."""
+    assert table.logits is not None and table.gold is not None
+    old_to_new = np.argsort(order)
+    gold = old_to_new[table.gold].astype(np.int32)
+    metadata = {"label_names": names} if names else {}
+    return Dynamics(table.ids, table.epochs, table.seen, gold, table.logits[:, :, order], metadata=metadata)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_classes_of_two_maps_are_joined_by_name(named: bool) -> None:
+    table = classified(0, metadata={"label_names": ["a", "b", "c"]})
+    other = in_classes(table, [2, 0, 1], ["c", "a", "b"] if named else [])
+    found = payload(ExplorerData([map_values(table, "one"), map_values(other, "two")]))
+    assert found["label_names"] == ["a", "b", "c"] and decoded(found["labels"]).tolist() == [row % 3 for row in range(N)]
+    first, second = found["maps"]
+    assert (decoded(first["preferred"]) == decoded(second["preferred"])).all()
+    assert (first["classes"], second["classes"]) == ([0, 1, 2], [2, 0, 1]) and first["labels"] is second["labels"] is None
+
+
+def test_classes_of_maps_with_more_and_other_names_are_all_there() -> None:
+    table = classified(0, metadata={"label_names": ["b", "c", "d"]})
+    assert table.gold is not None and table.logits is not None
+    two = Dynamics(
+        table.ids, table.epochs, table.seen, table.gold % 2, table.logits[:, :, :2], metadata={"label_names": ["a", "b"]}
+    )
+    maps = [map_values(two, "two classes"), map_values(table, "three")]
+    found = payload(ExplorerData(maps))
+    assert found["label_names"] == ["a", "b", "c", "d"]
+    assert decoded(found["labels"]).tolist() == (table.gold % 2).tolist()
+    assert [one["classes"] for one in found["maps"]] == [[0, 1], [1, 2, 3]]
+    assert found["maps"][0]["labels"] is None and decoded(found["maps"][1]["labels"]).tolist() == (table.gold + 1).tolist()
+    assert maps[1].preferred is not None
+    assert decoded(found["maps"][1]["preferred"]).tolist() == (maps[1].preferred + 1).tolist()
+    swapped = payload(ExplorerData(maps[::-1]))
+    assert swapped["label_names"] == ["b", "c", "d", "a"] and decoded(swapped["labels"]).tolist() == table.gold.tolist()
+
+
+def test_margins_beside_logits_without_labels_give_the_map_of_the_margins() -> None:
+    source = np.random.default_rng(1)
+    margin = source.normal(0, 3, (E, N)).astype(np.float32)
+    logits = source.standard_normal((E, N, 3)).astype(np.float32)
+    values = map_values(dynamics(logits=logits, statistics={"margin": margin}), "preferences")
+    alone = map_values(dynamics(statistics={"margin": margin}), "preferences")
+    np.testing.assert_array_equal(values.confidence, alone.confidence)
+    assert values.quantity == "sigmoid of the margin"
+    assert map_page([values]).count("<canvas") == 2
 
 
 def reordered(table: Dynamics) -> Dynamics:

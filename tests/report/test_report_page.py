@@ -322,6 +322,14 @@ def test_texts_are_shown_only_where_they_are_asked_for(
     assert source.count("words 17 ") <= 1
 
 
+def test_texts_that_cannot_be_read_leave_the_run_as_it_was(result: dict[str, Any], write_run: Callable[..., Path]) -> None:
+    folder = write_run(result)
+    (folder / "recipe.yaml").write_text("data: {train: {path: gone.csv}}\nstages: {main: {model: {path: none}}}\n")
+    with pytest.raises(UserError, match="gone.csv"):
+        write_report(folder, texts=True)
+    assert not (folder / "report.html").exists() and not (folder / "model" / "README.md").exists()
+
+
 @pytest.mark.parametrize("lacking", ["dynamics", "groups", "baseline", "evaluation", "stages", "intervals", "training", "all"])
 def test_a_result_that_lacks_a_part_still_gives_a_page(
     lacking: str, result: dict[str, Any], write_run: Callable[..., Path]

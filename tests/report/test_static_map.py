@@ -32,6 +32,7 @@ def some_points(count: int = 200, **changes: object) -> MapPoints:
         confidence=confidence,
         variability=chosen.uniform(0, 0.4, count).astype(np.float32),
         correctness=(np.arange(count) % 5 / 4).astype(np.float32),
+        quantity="probability of the gold label",
         selected=np.arange(count) % 3 == 0,
     )
     return replace(points, **changes)  # type: ignore[arg-type]
@@ -67,6 +68,26 @@ def test_every_scored_point_is_drawn_once_and_the_rest_is_counted(tmp_path: Path
     said = words(svg)
     assert "Data map of stage reference" in said and "selected" in said and "right in all epochs" in said
     assert "198 training examples, 66 of them selected; 2 more were not seen often enough." in said
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 10])
+def test_never_and_always_right_are_said_of_nothing_else(epochs: int, tmp_path: Path) -> None:
+    def legend(right: int) -> list[str]:
+        share = np.full(200, np.float32(right) / np.float32(epochs), dtype=np.float32)
+        return [
+            one for one in words(drawn(some_points(correctness=share, selected=None), tmp_path / "a.svg")) if one in entries
+        ]
+
+    entries = ["right in no epoch", "in 1/3 of them or fewer", "in about half", "in 2/3 of them or more", "right in all epochs"]
+    places = [0, *(1 if 3 * right <= epochs else 3 if 3 * right >= 2 * epochs else 2 for right in range(1, epochs)), 4]
+    assert [legend(right) for right in range(epochs + 1)] == [[entries[place]] for place in places]
+
+
+@pytest.mark.parametrize("quantity", ["pass rate", "probability of the target, geometric mean over its tokens"])
+def test_the_vertical_axis_says_what_was_averaged(quantity: str, tmp_path: Path) -> None:
+    svg = drawn(some_points(quantity=quantity), tmp_path / "a.svg")
+    said = " ".join(words(svg))
+    assert f"confidence (mean {quantity})" in said and "gold label" not in said
 
 
 def test_many_points_are_an_image_inside_the_svg(tmp_path: Path) -> None:

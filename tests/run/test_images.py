@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from ftft.dynamics.parquet import read_dynamics
 from ftft.engine.processes import Processes
 from ftft.errors import UserError
 from ftft.methods.registry import build_task
+from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
 from ftft.run.evaluating import evaluate_saved
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
 from ftft.run.stages import StageRun
+from ftft.tasks.image_text import ImageText
 
 Image = pytest.importorskip("PIL.Image")
 CAPTIONS = {"dark": "the old place", "light": "very happy people"}
@@ -91,6 +95,7 @@ def test_ftft_on_a_vit_from_files_to_a_model_that_transformers_loads(data_folder
     )
     run = run_recipe(recipe)
     result = read_result(run)
+    assert '"texts":null,' in write_report(run, texts=True).read_text(encoding="utf-8")  # an image is none
     assert result["stages"]["main"]["selection"]["examples"] == 24
     assert result["stages"]["erm"]["evaluation"]["elsewhere"]["metrics"]["accuracy"]["value"] > 0.9
     costs = [result["stages"][name]["ledger"]["effective"]["training"]["flops"] for name in ("erm", "reference")]
@@ -114,6 +119,8 @@ def test_ftft_on_two_towers(data_folder, tiny_clip_folder, tmp_path):
     assert list(check_models_and_data(recipe))[-1] == "the recipe is sound"
     run = run_recipe(recipe)
     result = read_result(run)
+    page = write_report(run, texts=True).read_text(encoding="utf-8")
+    assert '"text_columns":["text"]' in page and f'["{CAPTIONS["dark"]}"],["{CAPTIONS["light"]}"]' in page
     assert result["stages"]["main"]["selection"]["examples"] == 24
     assert result["stages"]["erm"]["evaluation"]["test"]["metrics"]["accuracy"]["value"] > 0.7
     dynamics = read_dynamics(run / "stages/reference/dynamics.parquet")
@@ -134,6 +141,43 @@ def test_what_a_batch_decides_is_not_cut(data_folder, tiny_clip_folder, tiny_vit
     recipe_of(data_folder, tiny_vit_folder(), "image_classification", tmp_path, train={"micro_batch_size": 4})
     with pytest.raises(UserError, match="task.captions is empty"):
         recipe_of(data_folder, tiny_clip_folder(), {"name": "image_text"}, tmp_path)
+    late = {"dynamics": {"mode": "epoch_end"}}
+    with pytest.raises(UserError, match=r"stages.main.dynamics.mode: in image_text .* record with mode: online"):
+        recipe_of(data_folder, tiny_clip_folder(), task, tmp_path, main=late)
+    recipe_of(data_folder, tiny_vit_folder(), "image_classification", tmp_path, main=late)
+
+
+def test_every_pair_is_recorded_among_as_many_others(data_folder, tiny_clip_folder, tmp_path, monkeypatch):
+    """48 pairs in batches of 10: the rest of 8 is filled up, in training and where a sampler chooses."""
+    sizes: list[int] = []
+    real = ImageText.record
+
+    def record(self: Any, outputs: Any, batch: Any) -> Any:
+        sizes.append(len(batch))
+        return real(self, outputs, batch)
+
+    monkeypatch.setattr(ImageText, "record", record)
+    task = {"name": "image_text", "captions": CAPTIONS, "max_length": 32}
+    train = {"batch_size": 10}
+    recipe = recipe_of(data_folder, tiny_clip_folder(), task, tmp_path / "runs", train=train)
+    run = run_recipe(recipe)
+    assert sizes == [10] * 15
+    reference = read_result(run)["stages"]["reference"]
+    assert reference["training"]["steps"] == 15 and read_dynamics(run / "stages/reference/dynamics.parquet").seen.all()
+    spec = json.loads((tmp_path / "runs/.store" / reference["key"][:20] / "stage.json").read_text())["spec"]
+    assert spec["short_batch"] == "filled"
+    measured = read_result(run)["stages"]["main"]["cost"]["erm_flops"]
+    cost = read_result(run_recipe(dataclasses.replace(recipe, baseline=None)))["stages"]["main"]["cost"]
+    assert cost["erm_source"].startswith("estimated") and cost["erm_flops"] == pytest.approx(measured, rel=0.02)
+
+
+def test_sets_of_images_and_texts_merge_no_classes(data_folder, tiny_clip_folder, tiny_vit_folder, tmp_path):
+    task = {"name": "image_text", "captions": CAPTIONS, "max_length": 32}
+    merged = {"path": str(data_folder / "test.parquet"), "merge_labels": {"any": ["dark", "light"]}}
+    data = {"train": {"path": str(data_folder / "train.parquet")}, "evaluation": {"test": merged}}
+    with pytest.raises(UserError, match="^data.evaluation.test.merge_labels: image_text classifies a set by the captions"):
+        recipe_of(data_folder, tiny_clip_folder(), task, tmp_path, data=data)
+    recipe_of(data_folder, tiny_vit_folder(), "image_classification", tmp_path, data=data)
 
 
 def test_several_processes_are_refused_where_a_batch_decides(data_folder, tiny_clip_folder, tmp_path):

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,8 @@ from ftft.engine.checkpoint import CheckpointFolder
 
 pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.processes]
 
-DEADLINE = 240.0  # seconds for anything a process is waited for; on an idle core all of it takes a few
 EVERY = 4  # steps between the evaluations of the stage that stops early
 STAGES = ("erm", "reference", "ftft")
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
 COUNTED = ("flops", "examples", "tokens", "steps")
 
 
@@ -88,42 +86,18 @@ def write_job(folder: Path, model: Path) -> Path:
 # -- processes ----------------------------------------------------------------------------------------------------------
 
 
-class Server:
-    """Starts processes of `ftft` from one that has imported everything (command_server.py)."""
-
-    def __init__(self, logs: Path) -> None:
-        self.logs, self.started = logs, 0
-        script = Path(__file__).with_name("command_server.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-        )
-
-    def start(self, folder: Path, arguments: list[str], largest_file: int | None) -> tuple[int, Path, Path]:
-        """(number of the process, the file of what it prints, the file of its exit code)."""
-        self.started += 1
-        output, code = self.logs / f"{self.started}.txt", self.logs / f"{self.started}.code"
-        output.touch()
-        request = {"folder": str(folder), "arguments": arguments, "largest_file": largest_file}
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps({**request, "output": str(output), "code": str(code)}) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline()), output, code
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
 class Run:
     """A process of `ftft run` in a job's folder."""
 
-    server: Server
+    server: Any  # the command_server of conftest.py
 
     def __init__(self, folder: Path, recipe: str, *overrides: str, largest_file: int | None = None) -> None:
         self.folder = folder / "runs" / Path(recipe).stem
         self.log = self.folder / "events.jsonl"
         self.told_before = self.log.stat().st_size if self.log.exists() else 0
         self.store = folder / "runs" / ".store"
-        self.pid, self.output, self.code = self.server.start(folder, ["run", recipe, *overrides], largest_file)
+        self.process = self.server.start(folder, "run", recipe, *overrides, largest_file=largest_file)
+        self.over, self.ended = self.process.over, self.process.wait
 
     def __enter__(self) -> Run:
         return self
@@ -133,19 +107,8 @@ class Run:
             self.send(signal.SIGKILL)  # ends a stopped process too
             self.ended()
 
-    def over(self) -> bool:
-        return self.code.exists()
-
     def send(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def ended(self) -> tuple[int, str]:
-        """(exit code, what it printed) after its end."""
-        until = time.monotonic() + DEADLINE
-        while not self.over():
-            assert time.monotonic() < until, f"no end in {DEADLINE} s: {self.output.read_text()}"
-            time.sleep(0.005)
-        return int(self.code.read_text()), self.output.read_text()
+        os.kill(self.process.pid, number)
 
     def events(self) -> list[dict[str, Any]]:
         """What this process has written to the run's log of events."""
@@ -182,11 +145,11 @@ class Run:
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for what the process writes; fails when it ends before, or takes too long."""
-        until = time.monotonic() + DEADLINE
+        until = time.monotonic() + Run.server.deadline
         while not condition():
             if self.over():
-                pytest.fail(f"the run ended before {what}: {self.output.read_text()}")
-            assert time.monotonic() < until, f"no {what} in {DEADLINE} s"
+                pytest.fail(f"the run ended before {what}: {self.process.output.read_text()}")
+            assert time.monotonic() < until, f"no {what} in {Run.server.deadline} s"
             time.sleep(0.001)
 
     def freeze_when(self, condition: Callable[[], bool], what: str) -> None:
@@ -194,7 +157,7 @@ class Run:
         while True:
             self.wait_until(condition, what)
             self.send(signal.SIGSTOP)
-            while not self.over() and psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
+            while not self.over() and psutil.Process(self.process.pid).status() != psutil.STATUS_STOPPED:
                 time.sleep(0.001)
             if condition():
                 return
@@ -277,19 +240,18 @@ def repeated_steps(folder: Path, stage: str, recipe: str = "three") -> int:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Path) -> Iterator[Callable[[], Path]]:
+def job(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Path, command_server: Any) -> Callable[[], Path]:
     """``job()``: a new folder with the same job each time."""
     root = tmp_path_factory.mktemp("jobs")
-    Run.server = Server(tmp_path_factory.mktemp("logs"))
-    yield lambda: write_job(root / f"job{len(list(root.iterdir()))}", tiny_bert_folder)
-    Run.server.close()
+    Run.server = command_server
+    return lambda: write_job(root / f"job{len(list(root.iterdir()))}", tiny_bert_folder)
 
 
 @pytest.fixture(scope="module")
-def undisturbed_folder(job: Callable[[], Path]) -> Path:
+def undisturbed_folder(job: Callable[[], Path], command_server: Any) -> Path:
     folder = job()
-    command = [sys.executable, "-m", "ftft", "run", "three.yaml"]
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=DEADLINE)
+    server, command = command_server, [sys.executable, "-m", "ftft", "run", "three.yaml"]
+    done = subprocess.run(command, cwd=folder, env=server.environment, capture_output=True, text=True, timeout=server.deadline)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -391,13 +353,13 @@ def test_a_second_run_in_the_folder_is_refused_and_one_that_shares_a_stage_waits
             code, output = second.ended()
         assert code == 2
         sentence = one_sentence(output)
-        assert f"another run (process {first.pid}) is already working in" in sentence and "runs/three" in sentence
+        assert f"another run (process {first.process.pid}) is already working in" in sentence and "runs/three" in sentence
         with Run(folder, "one.yaml") as other:
             other.wait_until(lambda: bool(other.told("waiting")), "word that the other run waits")
             first.send(signal.SIGCONT)
             code, output = other.ended()
         assert code == 0, output
-        assert f"process {first.pid}" in output and "waiting for it to finish" in output
+        assert f"process {first.process.pid}" in output and "waiting for it to finish" in output
         assert [event["event"] for event in other.events()].count("evaluation") == 0 == len(other.told("selected"))
         code, output = first.ended()
         assert code == 0, output

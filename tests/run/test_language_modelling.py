@@ -23,6 +23,7 @@ from ftft.run.checking import check_models_and_data
 from ftft.run.evaluating import evaluate_saved
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
+from ftft.run.verifying import verify_run
 from ftft.tasks import intervals
 from ftft.tasks.answers import last_number
 from ftft.tasks.causal_language_modelling import CausalLanguageModelling
@@ -317,7 +318,15 @@ def test_chats_run_from_their_rows_to_a_saved_model_with_its_template(tmp_path: 
     assert kept.read_text() == template.read_text()
     assert str(tmp_path) not in json.dumps(result["recipe"]["task"])
     key = result["stages"]["main"]["key"]
-    template.write_text(template.read_text().replace("; ", " . "))
+    copied = tmp_path / "copied.jinja"
+    copied.write_text(template.read_text())
+    again = run_recipe(recipe_of(tmp_path, llama, stages, data=data, task={**task, "chat_template": str(copied)}))
+    assert read_result(again)["stages"]["main"]["key"] == key, "the template's text says what is computed, not where it lies"
+    assert str(tmp_path) not in (folder.parent / ".store" / key[:20] / "stage.json").read_text()
+    for file in (template, copied):
+        file.write_text(file.read_text().replace("; ", " . "))
+    notes = [note for one in verify_run(folder, steps=1) for note in one.notes]
+    assert notes == ["the files that the task's settings name are not those of the run (chat_template)"]
     assert read_result(run_recipe(recipe_of(tmp_path, llama, stages, data=data, task=task)))["stages"]["main"]["key"] != key
 
 

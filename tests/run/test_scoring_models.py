@@ -121,5 +121,5 @@ def test_an_embedding_is_the_mean_of_the_last_hidden_states(
     assert len(asked) == 1 and found.shape == (96, 16) and found.dtype == np.float32
     books = ledger.effective["scoring"]
     assert books.examples == 96 and books.flops > 0 and books.tokens == 96 * 8
-    with pytest.raises(UserError, match="here.select.target: test is a test set"):
+    with pytest.raises(UserError, match='here.select.target: "test" is a test set'):
         scoring.target("test")

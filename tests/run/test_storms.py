@@ -8,10 +8,7 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,6 @@ from ftft.tracking.events import read_events
 
 pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.processes]
 
-DEADLINE = 240.0
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
 WORDS = ("film", "plot", "man", "dog", "cat", "sits", "runs", "old", "young")
 KILLED = -9
 # What may differ between two runs of the same recipe: clocks, memory, work that was lost, and what was found in the store.
@@ -89,47 +84,13 @@ def write_job(folder: Path, model: Path) -> Path:
 # -- processes ----------------------------------------------------------------------------------------------------------
 
 
-class Server:
-    """Runs `ftft` in processes forked from one that has imported everything (command_server.py)."""
+Run = Callable[..., tuple[int, str]]
 
-    def __init__(self, logs: Path) -> None:
-        self.logs, self.started = logs, 0
-        script = Path(__file__).with_name("command_server.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-        )
 
-    def start(self, folder: Path, *arguments: str, kind: str | None = None, at: int | str | None = None) -> Path:
-        """Start a process with that trouble in ``runs``; gives the file of its output."""
-        self.started += 1
-        output = self.logs / f"{self.started}.txt"
-        output.touch()
-        request: dict[str, Any] = {
-            "folder": str(folder),
-            "arguments": list(arguments),
-            "largest_file": None,
-            "output": str(output),
-            "code": str(output.with_suffix(".code")),
-        }
-        if kind is not None:
-            log = str(output.with_suffix(".moments"))
-            request["trouble"] = {"root": str(folder / "runs"), "kind": kind, "at": at, "log": log}
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        self.process.stdout.readline()
-        return output
-
-    def wait(self, output: Path) -> tuple[int, str]:
-        code, until = output.with_suffix(".code"), time.monotonic() + DEADLINE
-        while not code.exists():
-            assert time.monotonic() < until, f"no end in {DEADLINE} s: {output.read_text()}"
-            time.sleep(0.002)
-        return int(code.read_text()), output.read_text()
-
-    def run(self, folder: Path, *, kind: str | None = None, at: int | str | None = None) -> tuple[int, str]:
-        """(exit code, output) of `ftft run job.yaml`."""
-        return self.wait(self.start(folder, "run", "job.yaml", kind=kind, at=at))
+@pytest.fixture(scope="module")
+def run(command_server: Any) -> Run:
+    """``run(folder, **trouble)``: (exit code, output) of `ftft run job.yaml` with that trouble in ``runs``."""
+    return lambda folder, **trouble: command_server.start(folder, "run", "job.yaml", trouble=trouble or None).wait()
 
 
 # -- what a run leaves --------------------------------------------------------------------------------------------------
@@ -173,13 +134,6 @@ def tell_sentence(output: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    found = Server(tmp_path_factory.mktemp("logs"))
-    yield found
-    found.process.communicate()
-
-
-@pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Path) -> Callable[[], Path]:
     """``job()``: a new folder with the same job each time."""
     root = tmp_path_factory.mktemp("jobs")
@@ -187,16 +141,16 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Path) -> Cal
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server: Server, job: Callable[[], Path]) -> tuple[Path, dict[str, Any], list[str]]:
+def undisturbed(command_server: Any, job: Callable[[], Path]) -> tuple[Path, dict[str, Any], list[str]]:
     """(its folder, its outcome, the moments of its writing in order) of a run that nothing happened to."""
     folder = job()
-    output = server.start(folder, "run", "job.yaml", kind="watch")
-    code, text = server.wait(output)
+    process = command_server.start(folder, "run", "job.yaml", trouble={"kind": "watch", "at": None})
+    code, text = process.wait()
     assert code == 0, text
     found = outcome(folder)
     training = found["result"]["stages"]["main"]["training"]
     assert training["stopped_early"] and 0 < training["best_step"] < training["steps"] < 30
-    return folder, found, output.with_suffix(".moments").read_text().splitlines()
+    return folder, found, process.output.with_suffix(".moments").read_text().splitlines()
 
 
 # -- kills --------------------------------------------------------------------------------------------------------------
@@ -223,7 +177,7 @@ def first_of_each(moments: list[str]) -> list[str]:
 
 
 def test_killed_at_every_kind_of_write_it_ends_as_if_undisturbed(
-    server: Server, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]
+    run: Run, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]
 ) -> None:
     _, expected, moments = undisturbed
     kinds, chosen = first_of_each(moments), random.Random(5)
@@ -235,13 +189,13 @@ def test_killed_at_every_kind_of_write_it_ends_as_if_undisturbed(
         storm.insert(chosen.randrange(len(storm) // 2), chosen.randrange(10, 90))
     folder, kills = job(), 0
     for at in storm:
-        code, output = server.run(folder, kind="kill", at=at)
+        code, output = run(folder, kind="kill", at=at)
         assert code in (KILLED, 0), output
         kills += code == KILLED
         if code == 0:  # this kind of write was done before an earlier kill
             assert not difference(outcome(folder), expected), at
             folder = job()
-    code, output = server.run(folder)
+    code, output = run(folder)
     assert code == 0 and "Traceback" not in output, output
     assert not difference(outcome(folder), expected)
     assert kills >= len(storm) - 6
@@ -259,14 +213,14 @@ def half_written(folder: Path) -> list[str]:
 
 
 def test_a_disk_that_fills_up_at_any_write_is_one_sentence_and_costs_nothing(
-    server: Server, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]
+    run: Run, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]
 ) -> None:
     _, expected, moments = undisturbed
     kinds = [kind for kind in first_of_each(moments) if not kind.startswith(("remove", "rmdir"))]
     picked = set(random.Random(6).sample(kinds, min(len(kinds), int(os.environ.get("FULL", 20)))))
     folder, refused = job(), 0
     for at in (kind for kind in kinds if kind in picked):
-        code, output = server.run(folder, kind="full", at=at)
+        code, output = run(folder, kind="full", at=at)
         assert code in (0, 2), (at, output)
         if code == 0:
             assert not difference(outcome(folder), expected), at
@@ -276,7 +230,7 @@ def test_a_disk_that_fills_up_at_any_write_is_one_sentence_and_costs_nothing(
         sentence = tell_sentence(output)
         assert sentence.startswith("error: cannot write ") and "the disk is full" in sentence, (at, output)
         assert not half_written(folder), at
-    code, output = server.run(folder)
+    code, output = run(folder)
     assert code == 0 and not difference(outcome(folder), expected), output
     assert refused >= len(picked) - 5
 
@@ -344,11 +298,11 @@ def files_in(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def killed(server: Server, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]) -> Path:
+def killed(run: Run, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]) -> Path:
     """A job that was killed while its main stage saved a checkpoint. Not to be run in."""
     folder, moments = job(), undisturbed[2]
     saved = [number for number, name in enumerate(moments) if name == "rename .store/<key>/checkpoints/step_<n>"]
-    assert server.run(folder, kind="kill", at=saved[-3])[0] == KILLED
+    assert run(folder, kind="kill", at=saved[-3])[0] == KILLED
     assert any(path.parts[-2] == "best" or "best" in path.parts for path in files_in(folder))
     return folder
 
@@ -356,7 +310,7 @@ def killed(server: Server, job: Callable[[], Path], undisturbed: tuple[Path, dic
 @pytest.mark.parametrize("which", ["finished", "killed"])
 def test_damage_to_any_file_is_mended_or_told_and_never_changes_a_result(
     which: str,
-    server: Server,
+    run: Run,
     killed: Path,
     undisturbed: tuple[Path, dict[str, Any], list[str]],
     tmp_path: Path,
@@ -366,7 +320,7 @@ def test_damage_to_any_file_is_mended_or_told_and_never_changes_a_result(
         for how in os.environ.get("HOW", ("truncated", "flipped")[number % 2]).split():
             folder = shutil.copytree(source, tmp_path / f"{number}{how}")
             damage(folder / name, how, chosen)
-            code, output = server.run(folder)
+            code, output = run(folder)
             assert "Traceback" not in output, (name, how, output)
             if code == 2:
                 assert str(name).removeprefix("runs/") in tell_sentence(output), (name, how, output)
@@ -376,7 +330,7 @@ def test_damage_to_any_file_is_mended_or_told_and_never_changes_a_result(
 
 
 def test_commands_that_read_a_damaged_run_tell_it_or_give_what_they_always_give(
-    server: Server, undisturbed: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
+    command_server: Any, undisturbed: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
     source, chosen = undisturbed[0], random.Random(3)
     commands = (
@@ -387,7 +341,7 @@ def test_commands_that_read_a_damaged_run_tell_it_or_give_what_they_always_give(
     sound: dict[str, Any] = {}
 
     def given(folder: Path, command: tuple[str, ...]) -> tuple[int, str, bytes | None]:
-        code, output = server.wait(server.start(folder, *command))
+        code, output = command_server.start(folder, *command).wait()
         assert "Traceback" not in output, output
         out = folder / command[-1]
         return code, output, out.read_bytes() if out.is_file() else None
@@ -416,12 +370,12 @@ def test_commands_that_read_a_damaged_run_tell_it_or_give_what_they_always_give(
 
 
 def test_two_runs_that_share_a_store_give_what_each_gives_alone(
-    server: Server, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]
+    command_server: Any, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]
 ) -> None:
     folder = job()
-    both = [server.start(folder, "run", "job.yaml", *more) for more in ((), ("name=other",))]
-    for output in both:
-        code, text = server.wait(output)
+    both = [command_server.start(folder, "run", "job.yaml", *more) for more in ((), ("name=other",))]
+    for process in both:
+        code, text = process.wait()
         assert code == 0 and "Traceback" not in text, text
     assert not difference(outcome(folder), undisturbed[1])
     found = json.loads((folder / "runs" / "other" / "result.json").read_text())["stages"]

@@ -97,6 +97,21 @@ def test_an_untouched_run_is_verified_and_nothing_is_changed(
     assert tree(home) == before
 
 
+def test_all_steps_of_a_sampler_are_replayed_however_many_were_planned(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampled = {
+        "train": {"epochs": 3, "batch_size": 8, "precision": "fp32"},
+        "optimize": {"name": "adamw", "learning_rate": 1e-3},
+        "select": {"name": "infobatch", "prune": 0.9, "delta": 0.9},
+    }
+    folder = run_recipe(tiny_recipe(tmp_path, tiny_bert_folder, {"main": sampled}))
+    taken = len(json.loads((folder / "result.json").read_text())["stages"]["main"]["training"]["losses"])
+    assert 12 < taken < 33
+    code, out, _ = verify(capsys, folder, "--steps", "1000")
+    assert code == 0 and f"main: {taken} of {taken} steps match in losses and weights\n" in out
+
+
 def test_the_recorded_number_of_threads_is_taken_and_put_back(
     finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +135,30 @@ def test_the_store_is_not_needed(moved: tuple[Path, Path], capsys: pytest.Captur
     before = tree(folder.parent)
     assert verify(capsys, folder)[0] == 0
     assert tree(folder.parent) == before
+
+
+def test_a_stage_that_selects_with_an_earlier_stages_model(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    got_d = {"name": "got_d", "target": "ood_validation", "fraction": 0.25}
+    train = {"steps": 6, "batch_size": 8, "precision": "fp32"}
+    stages = {"reference": {"train": train}, "main": {"train": train, "select": got_d, "use_model_of": "reference"}}
+    folder = run_recipe(tiny_recipe(tmp_path, tiny_bert_folder, stages, main="main"))
+    code, out, _ = verify(capsys, folder)
+    assert code == 0 and "different here" not in out and out.splitlines()[-1] == "verified, bit for bit: 2 stages"
+    target = tmp_path / "ood_validation.csv"
+    text = target.read_text()
+    target.write_text(text + "one-more,the dog,positive,1\n")
+    code, out, _ = verify(capsys, folder, "--steps", "1")
+    assert code == 1 and "the validation set that the stage selects towards is not that of the run" in out
+    target.write_text(text)
+    reference = json.loads((folder / "result.json").read_text())["stages"]["reference"]["key"][:20]
+    (folder.parent / ".store" / reference / "finished.json").unlink()  # its model may be half there
+    code, out, _ = verify(capsys, folder)
+    assert code == 0 and "main: 5 of 6 steps match in losses and weights" in out
+    assert "  different here: the store holds the model of stage reference no longer, so what it selected was taken as" in out
+    shutil.rmtree(folder.parent / ".store")
+    assert verify(capsys, folder)[0] == 0
 
 
 def test_the_last_bit_of_a_loss_or_of_the_weights_is_found(

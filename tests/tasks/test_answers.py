@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig, GPT2LMHeadModel, LlamaForCausalLM
 
 from ftft.engine.flops import FlopCounter
+from ftft.methods.adapt.lora import LoRA
 from ftft.tasks.answers import answer_in, as_number, is_right
 from ftft.tasks.decoding import end_tokens, greedy
 
@@ -58,11 +59,13 @@ def test_a_reference_without_an_answer_is_never_met() -> None:
     assert not is_right("none", "none", "number") and not is_right("5", "4", "number")
 
 
-@pytest.mark.parametrize("kind", [LlamaForCausalLM, GPT2LMHeadModel])
-def test_greedy_decoding_is_transformers_own_row_by_row(kind: Any, tiny_config: Any) -> None:
+@pytest.mark.parametrize(("kind", "adapted"), [(LlamaForCausalLM, False), (GPT2LMHeadModel, False), (GPT2LMHeadModel, True)])
+def test_greedy_decoding_is_transformers_own_row_by_row(kind: Any, adapted: bool, tiny_config: Any) -> None:
     torch.manual_seed(0)
     model = kind(tiny_config("llama" if kind is LlamaForCausalLM else "gpt2")).double().eval()
     model.generation_config.eos_token_id = None
+    if adapted:
+        model = LoRA(rank=2).adapt(model, None).model.double().eval()
     prompts = [[7, 8, 9, 10, 11], [12], [13, 14, 15]]
     alone = []
     for prompt in prompts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,27 @@ def test_chats_are_kept_alike_however_the_file_writes_them() -> None:
         assert read.to_pylist() == [canonical] and read.type == pa.large_string()
 
 
+def test_a_tool_call_is_the_same_from_a_file_that_gives_every_row_all_fields() -> None:
+    call = {"name": "search", "arguments": {"query": "dog"}}
+    asks = {"role": "user", "content": "a"}
+    turns = [asks, {"role": "assistant", "content": "b", "tool_calls": [call]}]
+    other = [asks, {"role": "assistant", "content": "c", "tool_calls": [{"name": "add", "arguments": {"left": 1}}]}]
+    texts = read_messages(pa.chunked_array([pa.array([json.dumps(turns), json.dumps(other)])]), "messages", "rows", str)
+    structs = pa.array([turns, other])
+    assert structs[0].as_py()[1]["tool_calls"][0]["arguments"] == {"query": "dog", "left": None}
+    assert read_messages(pa.chunked_array([structs]), "messages", "rows", str).to_pylist() == texts.to_pylist()
+    assert '{"name":"search","arguments":{"query":"dog"}}' in texts[0].as_py(), "in the order of the file"
+
+
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
+        ("[" * 100_000, "line 1: .* is nested too deeply to be read"),
+        ('[{"role": "assistant", "content": "\\ud800"}]', "line 1: .* has a text that is no Unicode"),
+        (
+            [{"role": "assistant", "content": "a", "at": datetime(2020, 1, 1)}],
+            "line 1: .* has a value that JSON cannot hold .*datetime",
+        ),
         ("no json", "line 1: the messages column .* holds a text that is no JSON"),
         ([], "line 1: .* holds no list of turns"),
         (None, "line 1: .* holds no list of turns"),

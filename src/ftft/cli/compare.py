@@ -29,8 +29,8 @@ def command(
     Exit code 1 says that cells failed; the table tells which and why.
     """
     from ftft.comparison.cells import CellFolder
+    from ftft.comparison.reading import read_suite
     from ftft.comparison.running import results_folder, stand
-    from ftft.comparison.suite import read_suite
 
     read = read_suite(suite)
     folder = results_folder(read)

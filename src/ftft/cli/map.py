@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,14 +97,9 @@ def _with_data(
     maps: list[MapValues], data: Path, text: list[str], label: str | None, id_column: str | None
 ) -> tuple[list[MapValues], Texts]:
     """The texts, and the maps with the classes' names where the dynamics do not know them."""
-    from ftft.data.row_texts import names_of_classes, read_row_texts
+    from ftft.data.row_texts import read_row_texts
     from ftft.report.map_payload import Texts, all_ids
+    from ftft.report.map_values import with_class_names
 
     found = read_row_texts(data, all_ids(maps), text=text, id_column=id_column, label=label)
-    named = []
-    for one in maps:
-        if one.labels is not None and one.label_names == tuple(map(str, range(len(one.label_names)))):
-            names = names_of_classes(dict(zip(one.ids.to_pylist(), one.labels.tolist())), found.labels)
-            one = replace(one, label_names=tuple(names.get(code, name) for code, name in enumerate(one.label_names)))
-        named.append(one)
-    return named, Texts(found.columns, found.texts)
+    return [with_class_names(one, found.labels) for one in maps], Texts(found.columns, found.texts)

@@ -25,10 +25,11 @@ class Grid:
     roles: Mapping[str, list[str]]  # role -> the sets its mean is over
 
     def statistic(self, row: str, seed: int, on: str, metric: str) -> np.ndarray:
-        """float64 [1 + R] of a row's cell on a set, or on the mean over a role's sets."""
+        """float64 [1 + R] of a row's cell on a set, or on the mean over a role's sets; NaN for a metric of other tasks."""
         cell = self.cells[row][seed]
         names = self.roles[on] if on in ROLES else [on]
-        return np.mean([self.measures.of(cell, name)[metric] for name in names], axis=0)
+        unknown = np.full(1 + self.measures.resamples, np.nan)
+        return np.mean([self.measures.of(cell, name).get(metric, unknown) for name in names], axis=0)
 
     def estimate(self, row: str, on: str, metric: str) -> Estimate | None:
         """The mean over the row's finished seeds; None where there is none."""

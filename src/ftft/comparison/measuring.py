@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ftft.comparison.cells import Cell, CellFolder, SetData
-from ftft.comparison.suite import METRICS, OF_SEQUENCES
+from ftft.comparison.suite import METRICS
 from ftft.methods.registry import build_task
 from ftft.tasks import intervals, metrics
-from ftft.tasks.contract import Task
+from ftft.tasks.contract import Task, quantities_of
 
 SEED = 0  # of the resamples: a comparison's intervals do not depend on when or where they are made
 
@@ -72,8 +72,8 @@ def measure(
 
 
 def measure_rows(data: SetData, predictions: np.ndarray, task: Task, *, name: str, resamples: int) -> dict[str, np.ndarray]:
-    """As :func:`measure`, of what a task predicts [N, K] where that is no probabilities: {metric of ``OF_SEQUENCES``: float64
-    [1 + R]}, NaN for one that the task does not measure."""
+    """As :func:`measure`, of what a task predicts [N, K] where that is no probabilities: {metric that the task compares models
+    by: float64 [1 + R]}."""
     drawn = intervals.paired_measures(
         lambda values, counts: task.measure(data.labels, values, counts),
         [predictions],
@@ -81,8 +81,7 @@ def measure_rows(data: SetData, predictions: np.ndarray, task: Task, *, name: st
         resamples=resamples,
         seed=intervals.seed_for(SEED, name),
     )
-    unknown = np.full((1 + resamples, 1), np.nan)
-    return {metric: drawn.get(metric, unknown)[:, 0] for metric in OF_SEQUENCES}
+    return {metric: drawn[metric][:, 0] for metric in quantities_of(task).compared}
 
 
 def _prefixes(drawn: Mapping[str, np.ndarray]) -> list[tuple[int, str]]:

@@ -19,7 +19,8 @@ import yaml
 
 from ftft.comparison.making import cell_recipe, row_hash
 from ftft.comparison.planning import Plan
-from ftft.comparison.suite import Suite, read_suite
+from ftft.comparison.reading import read_suite
+from ftft.comparison.suite import Suite
 from ftft.errors import UserError
 from ftft.files import fingerprint, read_json, write_json, write_text
 from ftft.run.portable import portable_recipe

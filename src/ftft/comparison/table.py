@@ -14,6 +14,7 @@ from ftft.comparison.cells import Cell, CellFolder
 from ftft.comparison.costs import baseline_flops, row_costs, searches_of
 from ftft.comparison.grid import ROLES, Grid
 from ftft.comparison.measuring import Measures
+from ftft.comparison.metrics import shown_metrics
 from ftft.comparison.planning import Plan, RowState
 from ftft.comparison.robustness import ErmLine, fit_line
 from ftft.comparison.statistics import Estimate, holm
@@ -26,7 +27,7 @@ ENOUGH_SEEDS = 10
 
 def make_table(suite: Suite, plan: Plan, folder: CellFolder, measures: Measures | None = None) -> dict[str, Any]:
     """The table document (see docs/comparison.md) of the finished cells. Raises UserError for a damaged cell."""
-    measures = measures or Measures(folder, suite.resamples)
+    measures, metrics = measures or Measures(folder, suite.resamples), shown_metrics(suite)
     grids = {task: _grid(suite, plan, task, measures) for task in suite.tasks}
     failed = sum(len(state.failed) for state in plan.rows.values())
     fewest = min(len(suite.seeds), ENOUGH_SEEDS)
@@ -39,9 +40,9 @@ def make_table(suite: Suite, plan: Plan, folder: CellFolder, measures: Measures 
         if fewest >= ENOUGH_SEEDS
         else f"direction only: {len(suite.seeds)} seed{'s' if len(suite.seeds) > 1 else ''}",
         "baseline": suite.baseline,
-        "metrics": list(suite.metrics),
+        "metrics": metrics,
         "headline": suite.headline,
-        "tasks": {task: _task(suite, plan, task, grid) for task, grid in grids.items()},
+        "tasks": {task: _task(suite, plan, task, grid, metrics) for task, grid in grids.items()},
         "contrasts": _contrasts(suite, grids),
         "explorations": [],
         "opened": None,
@@ -71,11 +72,11 @@ def _sets(cells: Mapping[str, Mapping[int, Cell]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _task(suite: Suite, plan: Plan, task: str, grid: Grid) -> dict[str, Any]:
+def _task(suite: Suite, plan: Plan, task: str, grid: Grid, metrics: list[str]) -> dict[str, Any]:
     sets = _sets(grid.cells)
     unit = baseline_flops(grid.cells[suite.baseline])
     line = fit_line(grid, suite.line)
-    rows = {row: _row(suite, plan.rows[task, row], row, grid, list(sets), line, unit) for row in suite.rows}
+    rows = {row: _row(suite, plan.rows[task, row], row, grid, metrics, list(sets), line, unit) for row in suite.rows}
     searches = searches_of([plan.rows[task, row] for row in suite.rows])
     return {
         "sets": [{"name": name, **one} for name, one in sets.items()],
@@ -86,17 +87,23 @@ def _task(suite: Suite, plan: Plan, task: str, grid: Grid) -> dict[str, Any]:
 
 
 def _row(
-    suite: Suite, state: RowState, row: str, grid: Grid, sets: list[str], line: ErmLine | None, unit: float | None
+    suite: Suite,
+    state: RowState,
+    row: str,
+    grid: Grid,
+    metrics: list[str],
+    sets: list[str],
+    line: ErmLine | None,
+    unit: float | None,
 ) -> dict[str, Any]:
     cells = grid.cells[row]
     finished = bool(cells)
     places = [*sets, *(role for role in ROLES if grid.roles[role])]
-    estimates = {on: {metric: _plain(grid.estimate(row, on, metric)) for metric in suite.metrics} for on in places if finished}
+    estimates = {on: {metric: _plain(grid.estimate(row, on, metric)) for metric in metrics} for on in places if finished}
     versus = None
     if row != suite.baseline:
         differences = {
-            on: {metric: _difference(grid.difference(row, suite.baseline, on, metric)) for metric in suite.metrics}
-            for on in places
+            on: {metric: _difference(grid.difference(row, suite.baseline, on, metric)) for metric in metrics} for on in places
         }
         versus = {
             "sets": {name: differences[name] for name in sets},

@@ -116,14 +116,16 @@ def correct(train: Examples, corrections: Corrections, evaluation: Mapping[str, 
             continue
         if label not in codes:
             where = f"{corrections.path}, line {corrections.lines[name]}"
+            if not codes:
+                raise UserError(f"{where}: the rows of this task have no classes to relabel them with; they can be dropped")
             raise UserError(f'{where}: the training set has no class "{label}"{did_you_mean(label, codes)}')
         changed += int(labels[row] != codes[label])
         labels[row] = codes[label]
     lost = np.setdiff1d(train.labels, labels[keep])
     if len(lost):
         raise UserError(
-            f'{corrections.path} leaves no training row with the label "{train.label_names[lost[0]]}"; keep one at least, or '
-            "leave the class out of the training files"
+            f"{corrections.path} leaves no training row{train.labelled(lost[0])}; keep one at least"
+            + (", or leave the class out of the training files" if train.label_names else "")
         )
     dropped = int((~keep).sum())
     made = replace(train, labels=labels).take(np.flatnonzero(keep))

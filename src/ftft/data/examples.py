@@ -18,7 +18,8 @@ class Examples:
     """N labelled examples.
 
     ``ids``: N unique strings. ``inputs``: the task's input columns by the task's own names (text classification:
-    ``text`` and, for pairs, ``text_pair``), each N long. ``labels``: int64 [N], an index into ``label_names``.
+    ``text`` and, for pairs, ``text_pair``), each N long. ``labels``: int64 [N], an index into ``label_names``; zeros where rows
+    have no classes and ``label_names`` is empty.
     ``groups`` (worst-group metrics) and ``clusters`` (bootstrap units): N strings or None. ``fingerprint``: a SHA-256
     of ids, inputs and labels that does not depend on the order of the rows.
     """
@@ -33,6 +34,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def labelled(self, code: int) -> str:
+        """' with the label "yes"' for a class, to be said behind "row"; nothing where rows have no classes."""
+        return f' with the label "{self.label_names[code]}"' if self.label_names else ""
 
     def take(self, rows: np.ndarray) -> Examples:
         """The examples at ``rows`` (int64 positions, repeats allowed), in that order; keeps the parent's fingerprint."""

@@ -92,15 +92,15 @@ def _texts(column: pa.ChunkedArray, name: str, source: str, where: Where) -> pa.
     return joined(column.cast(pa.large_string()))
 
 
-def refuse_absurd_lengths(values: pa.Array, name: str, ids: pa.Array | None, where: Where) -> None:
-    """UserError for the first text of more than a million characters: such a row is a mistake in the file."""
+def refuse_absurd_lengths(values: pa.Array, kind: Kind, name: str, ids: pa.Array | None, where: Where) -> None:
+    """UserError for the first text or chat of more than a million characters: such a row is a mistake in the file."""
     if len(values) == 0 or pc.max(pc.binary_length(values)).as_py() <= MAX_CHARACTERS:
         return
     lengths = pc.utf8_length(values).to_numpy(zero_copy_only=False)
     if lengths.max() > MAX_CHARACTERS:
         row = int(np.argmax(lengths > MAX_CHARACTERS))
         which = f"{where(row)} (id {ids[row].as_py() if ids is not None else 'none'})"
-        what = f'the text column "{name}" has {lengths[row]:,} characters'
+        what = f'the {kind} column "{name}" has {lengths[row]:,} characters'
         raise UserError(f"{which}: {what}; at most {MAX_CHARACTERS:,} are taken, so cut it or leave the row out")
 
 

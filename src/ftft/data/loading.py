@@ -177,8 +177,8 @@ def _read_part(file: DataFile, settings: DataSettings, task: TaskInputs, say: Ca
     inputs = {name: read_input(task.kind(name), table.column(column), column, source, where) for name, column in named.items()}
     ids = None if columns.id is None else column_ids(table.column(columns.id), columns.id, where)
     for name, column in named.items():
-        if task.kind(name) == "text":
-            refuse_absurd_lengths(inputs[name], column, ids, where)
+        if task.kind(name) != "image":
+            refuse_absurd_lengths(inputs[name], task.kind(name), column, ids, where)
     if file.sample is not None and file.sample < len(lines):
         keys = hex_strings(content_hashes(list(inputs.values()))) if ids is None else ids
         rows = pa.array(lowest_hashes(keys, file.sample))
@@ -354,14 +354,10 @@ def _without_overlaps(train: Examples, overlaps: Mapping[str, Overlap]) -> Examp
     lost = np.setdiff1d(train.labels, train.labels[keep])
     if len(lost):
         raise UserError(
-            f"no training row{_labelled(train, lost[0])} is left after drop_duplicates_of_evaluation took "
+            f"no training row{train.labelled(lost[0])} is left after drop_duplicates_of_evaluation took "
             f"out {int((~keep).sum())} of {len(train)} rows; is an evaluation set a copy of the training set?"
         )
     return train.take(np.flatnonzero(keep))
-
-
-def _labelled(examples: Examples, code: int) -> str:
-    return f' with the label "{examples.label_names[code]}"' if examples.label_names else ""
 
 
 def _with_fingerprint(examples: Examples) -> Examples:

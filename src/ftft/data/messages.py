@@ -1,6 +1,8 @@
 """Columns of chats: every row a list of turns ``{role, content}``, kept as one canonical JSON text.
 
-As a text a chat has an id and a hash like any other input, and two equal chats are equal whatever the file they come from.
+As a text a chat has an id and a hash like any other input, and two equal chats are equal whatever the file they come from:
+values that are null are left out at every level, for a Parquet file has all of a struct's fields in every row. Only in what a
+turn has beside role and content (``tool_calls``) the order of keys is kept, since a chat template may write it as it stands.
 """
 
 from __future__ import annotations
@@ -39,12 +41,24 @@ def _canonical(value: Any, what: str) -> str:
             value = json.loads(value)
         except ValueError:
             raise UserError(f"{what} holds a text that is no JSON; it takes a list of {{role, content}}") from None
+        except RecursionError:
+            raise UserError(f"{what} is nested too deeply to be read; it takes a list of {{role, content}}") from None
     if not isinstance(value, list) or not value:
         raise UserError(f"{what} holds no list of turns; it takes a list of {{role, content}}")
-    turns = [_turn(one, f"{what}, turn {place}") for place, one in enumerate(value, start=1)]
+    try:
+        turns = [_turn(one, f"{what}, turn {place}") for place, one in enumerate(value, start=1)]
+    except RecursionError:
+        raise UserError(f"{what} is nested too deeply to be read; it takes a list of {{role, content}}") from None
     if not any(turn["role"] == "assistant" for turn in turns):
         raise UserError(f"{what} has no turn of the assistant to learn from; leave the row out, or give it one")
-    return json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
+        text.encode("utf-8")
+    except TypeError as error:
+        raise UserError(f"{what} has a value that JSON cannot hold ({error}); give it as text, or leave it out") from None
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} has a text that is no Unicode ({error.reason}); mend it, or leave the row out") from None
+    return text
 
 
 def _turn(value: Any, what: str) -> dict[str, Any]:
@@ -55,5 +69,12 @@ def _turn(value: Any, what: str) -> dict[str, Any]:
         raise UserError(f'{what}, has the role "{role}"{did_you_mean(str(role), ROLES)}')
     if not isinstance(content, str):
         raise UserError(f"{what}, has a content that is not text; only chats of text are read")
-    more = {key: value[key] for key in sorted(value) if key not in ("role", "content") and value[key] is not None}
-    return {"role": role, "content": content, **more}
+    more = {key: _without_nulls(value[key]) for key in sorted(value) if key not in ("role", "content")}
+    return {"role": role, "content": content, **{key: one for key, one in more.items() if one is not None}}
+
+
+def _without_nulls(value: Any) -> Any:
+    """The value without the keys whose values are null, at every level."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nulls(one) for key, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ftft.errors import UserError
 from ftft.settings import setting
 
 
@@ -78,3 +80,11 @@ class DataSettings:
     drop_duplicates_of_evaluation: bool = setting(
         False, "leave training rows out whose normalised text is in an evaluation set"
     )
+
+
+def require_target(name: str, validation: Sequence[str], sets: Collection[str], where: str) -> None:
+    """UserError, led by ``where``, unless the set that a selector is to select towards is one of the ``validation`` sets among
+    all ``sets``."""
+    if name not in validation:
+        what = "is a test set, and test sets are only reported" if name in sets else "is no evaluation set"
+        raise UserError(f'{where}.select.target: "{name}" {what}; name a validation set ({", ".join(validation)})')

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 WINDOW = 50  # batches sorted together: large enough to remove most padding, small enough to keep batches random
+FILLING = 0xF111  # of the random numbers that fill up a batch, apart from those that plan the epoch
 
 
 def plan_epoch(
@@ -37,6 +38,21 @@ def plan_epoch(
         part = order[start : start + window]
         batches += _cut(part[np.argsort(lengths[part], kind="stable")], batch_size)
     return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def fill_short(batches: list[np.ndarray], rows: np.ndarray, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
+    """The batches of :func:`plan_epoch`, the one that holds the rest filled up with other positions of the epoch, so that every
+    example stands among as many others. ``rows``: int64 [K], the row at each position; none comes twice into the batch. Where
+    no other row is left, it stays short."""
+    found = list(batches)
+    for place, batch in enumerate(batches):
+        missing = batch_size - len(batch)
+        if missing > 0:
+            _, first = np.unique(rows, return_index=True)
+            others = first[~np.isin(rows[first], rows[batch])]
+            generator = np.random.default_rng(np.random.SeedSequence([seed, epoch, FILLING]))
+            found[place] = np.concatenate([batch, generator.permutation(others)[:missing]])
+    return found
 
 
 def _cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -112,7 +128,8 @@ class BatchSchedule:
     """All steps of a training run, as a pure function of the step number, so that resuming needs no sampler state.
 
     ``rows``: int64 [K], the row of each position (a row may stand several times: upsampled copies). ``lengths``:
-    int32 [K]. ``explicit``: the rows of every step instead, for replaying somebody else's batches.
+    int32 [K]. ``explicit``: the rows of every step instead, for replaying somebody else's batches. ``fill``: whether an
+    epoch's short batch is filled up (:func:`fill_short`), for tasks whose losses depend on the batch.
     """
 
     rows: np.ndarray
@@ -122,6 +139,7 @@ class BatchSchedule:
     seed: int
     shuffle: Literal["bucketed", "plain"] = "bucketed"
     explicit: tuple[np.ndarray, ...] | None = None
+    fill: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -147,6 +165,8 @@ class BatchSchedule:
         if self.explicit is not None:
             return list(self.explicit[epoch * self.steps_per_epoch : (epoch + 1) * self.steps_per_epoch])
         positions = plan_epoch(self.lengths, self.batch_size, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        if self.fill:
+            positions = fill_short(positions, self.rows, self.batch_size, seed=self.seed, epoch=epoch)
         return [self.rows[batch] for batch in positions]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ftft.engine.batches import BatchSchedule, Epoch, Schedule, plan_epoch, planned_steps
+from ftft.engine.batches import BatchSchedule, Epoch, Schedule, fill_short, plan_epoch, planned_steps
 from ftft.engine.processes import ALONE, Processes
 from ftft.engine.settings import TrainSettings
 from ftft.methods.contract import Choice, Sampler
@@ -36,6 +36,7 @@ class ChoosingSchedule:
     by_epochs: bool = True
     shuffle: Literal["bucketed", "plain"] = "bucketed"
     processes: Processes = ALONE
+    fill: bool = False  # an epoch's short batch is filled up with others of the epoch
     counts: list[dict[str, int]] = field(default_factory=list)  # of each epoch begun: its examples and its steps
 
     def __post_init__(self) -> None:
@@ -93,6 +94,8 @@ class ChoosingSchedule:
     def _plan(self, number: int, first: int, begin: float, choice: Choice) -> Epoch:
         positions, weights = choice.positions, choice.weights
         plan = plan_epoch(self.lengths[positions], self.batch_size, seed=self.seed, epoch=number, shuffle=self.shuffle)
+        if self.fill:
+            plan = fill_short(plan, self.rows[positions], self.batch_size, seed=self.seed, epoch=number)
         return Epoch(
             number,
             first,
@@ -104,13 +107,20 @@ class ChoosingSchedule:
 
 
 def schedule_for(
-    train: TrainSettings, rows: np.ndarray, lengths: np.ndarray, *, seed: int, sampler: Sampler | None, processes: Processes
+    train: TrainSettings,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    seed: int,
+    sampler: Sampler | None,
+    processes: Processes,
+    fill: bool = False,
 ) -> Schedule:
     """The schedule of a stage that learns from ``rows`` (int64 [K], ``lengths`` int32 [K]), or from what ``sampler`` chooses
-    of them."""
+    of them. ``fill``: an epoch's short batch is filled up."""
     steps = planned_steps(len(rows), train.batch_size, epochs=train.epochs, steps=train.steps)
     if sampler is None:
-        return BatchSchedule(rows, lengths, train.batch_size, steps, seed, train.shuffle)
+        return BatchSchedule(rows, lengths, train.batch_size, steps, seed, train.shuffle, fill=fill)
     return ChoosingSchedule(
         sampler,
         rows,
@@ -121,6 +131,7 @@ def schedule_for(
         by_epochs=train.steps is None,
         shuffle=train.shuffle,
         processes=processes,
+        fill=fill,
     )
 
 

@@ -67,7 +67,7 @@ class TrainingLoop:
         self.model = training.accelerator.prepare_model(training.models.main)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
         self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
-        self.hashed = {min(HASHED_STEP, self.walk.end)}
+        self.hashed: set[int] | None = None  # steps; None: HASHED_STEP, or the last one where that comes sooner
         self.checkpoints = CheckpointFolder(training.folder / "checkpoints", warn=training.warn) if training.folder else None
         self.best = CheckpointFolder(best_folder(training.folder), keep=1, warn=training.warn) if training.folder else None
 
@@ -94,7 +94,7 @@ class TrainingLoop:
                 epoch = self.walk.epoch()
                 self._train_step(epoch.batches[self.step - epoch.first], epoch.number)
                 ended = self.walk.advance()
-                if self.step in self.hashed:
+                if self.step in ({HASHED_STEP} if self.hashed is None else self.hashed):
                     self.weights[self.step] = weights_sha256(self.unwrapped)
                 if ended:
                     self._end_of_epoch(epoch.number)
@@ -115,6 +115,8 @@ class TrainingLoop:
                     saved = time.monotonic()
                 if interrupted:
                     raise self._interrupted()
+            if self.hashed is None and self.step < HASHED_STEP:
+                self.weights[self.step] = weights_sha256(self.unwrapped)
             self._save()
             if self.processes.any(self._stop.requested)[0]:
                 raise self._interrupted()
@@ -251,7 +253,10 @@ class TrainingLoop:
         return stop
 
     def _recent_loss(self) -> float:
-        recent = self.losses[-self.walk.evaluation_interval() :]
+        if isinstance(self.training.schedule, Learning):  # whose steps are not the planned ones that the interval counts
+            recent = self.losses[self.history[-1]["step"] if self.history else 0 :]
+        else:
+            recent = self.losses[-self.walk.evaluation_interval() :]
         return float(np.mean(recent)) if recent else float("nan")
 
     @property

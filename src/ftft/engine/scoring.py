@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from ftft.data.examples import EvaluationSet, Examples
+from ftft.data.settings import require_target
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import Ledger
 from ftft.engine.predict import to_device
-from ftft.errors import UserError
 from ftft.modelmap import backbone_of
 from ftft.tasks.contract import Task
 
@@ -71,8 +71,5 @@ class CountedScoring:
 
 def steering_target(sets: Mapping[str, EvaluationSet], name: str, where: str) -> Examples:
     """The examples of a validation set; UserError, led by ``where``, for a test set, or where there is none of that name."""
-    may = [other for other, one in sets.items() if one.split == "validation"]
-    if name not in may:
-        what = "a test set, and test sets are only reported" if name in sets else "no evaluation set of the recipe"
-        raise UserError(f"{where}.select.target: {name} is {what}; name a validation set ({', '.join(may)})")
+    require_target(name, [other for other, one in sets.items() if one.split == "validation"], sets, where)
     return sets[name].examples

@@ -8,6 +8,7 @@ planned to end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,20 +22,22 @@ ROUNDING = 1e-9  # a share of an epoch is a binary fraction
 
 
 class Walk:
-    """The steps of one training run, in order. ``end``: the planned step after which it ends."""
+    """The steps of one training run, in order. ``end``: the planned step after which it ends. ``most_steps``: as many are taken
+    at most, whatever was planned."""
 
     def __init__(self, schedule: Schedule, settings: TrainSettings) -> None:
         self.schedule, self.settings = schedule, settings
         self.step = 0
         self.position = 0.0
         self.end = ending_step(schedule.steps, settings.end_at)
+        self.most_steps = math.inf
         self.warmup = warmup_steps(schedule.steps, settings.warmup)
         self._before = 0.0  # the position before the last step
         self._epoch: Epoch | None = None
 
     @property
     def ended(self) -> bool:
-        return self.position >= self.end - ROUNDING
+        return self.position >= self.end - ROUNDING or self.step >= self.most_steps
 
     def epoch(self) -> Epoch:
         """The epoch of the step that comes next."""
@@ -60,13 +63,13 @@ class Walk:
 
     def steps_until(self, planned: int) -> int:
         """The number of steps taken by the planned step ``planned``: the same number, or where epochs differ in length as
-        many as the training so far lets expect, never fewer than were taken."""
+        many as the training so far lets expect, never fewer than were taken or are about to be."""
         if self.position == self.step:
             return planned
-        return max(self.step, round(self.step * planned / self.position))
+        return max(self.step + (not self.ended), round(self.step * planned / self.position))
 
     def evaluation_interval(self) -> int:
-        """Steps between evaluations: as set, a share of the plan if below 1, by default an epoch."""
+        """Between evaluations: steps as set, else planned ones (a share of the plan if set below 1, by default an epoch)."""
         every = self.settings.evaluate_every
         if every is None:
             return min(self.schedule.steps_per_epoch, self.schedule.steps)

@@ -80,12 +80,11 @@ class Choice:
 
 @dataclass
 class Loss:
-    """What an objective gives: ``total`` (the weighted *sum* over the batch's units; the engine divides by the units
-    of the whole accumulated batch), ``units`` (float, the weight total that ``total`` sums over: examples or tokens),
-    ``per_example`` (float32 [B], detached), ``outputs`` (what the task's forward gave), named ``parts`` for the log."""
+    """What an objective gives: ``total`` (the *sum* of the examples' losses, each times its weight and its number of units;
+    the engine divides by the sum of weights times units, ``batch.weights * task.units(batch)``, of the whole accumulated
+    batch), ``per_example`` (float32 [B], detached), ``outputs`` (what the task's forward gave), named ``parts`` for the log."""
 
     total: torch.Tensor
-    units: float
     per_example: torch.Tensor
     outputs: Any
     parts: Mapping[str, float] = field(default_factory=dict)

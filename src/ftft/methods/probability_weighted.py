@@ -39,7 +39,6 @@ def probability_weighted(models: Models, task: Any, anchor: float) -> Callable[[
         per_example = losses.new_zeros(len(batch)).index_add(0, units.example, losses) / count
         return Loss(
             total=(share * per_example).sum(),
-            units=float(share.sum()),
             per_example=per_example.detach().to(torch.float32),
             outputs=outputs,
             parts=parts,

@@ -46,10 +46,11 @@ def _figures(report: Mapping[str, Any], objective: str) -> str:
     start, end = report["held_out"]["start"], report["held_out"]["end"]
     lines = ["| Figure | Untrained | Trained |", "|---|---:|---:|"]
     lines += [f"| {NAMES[name]} | {start[name]:.4f} | {end[name]:.4f} |" for name in end]
+    share = f"the {100 * report['chosen']:g} % of the tokens"
     about = {
         "causal": "Bits per byte: over all tokens but the first of each block.",
-        "masked": "Bits per byte: over the 15 % of the tokens that were to be told, so not comparable with a decoder's.",
-        "replaced": "Bits per byte and loss are the generator's, over the 15 % of the tokens that were masked.",
+        "masked": f"Bits per byte: over {share} that were to be told, so not comparable with a decoder's.",
+        "replaced": f"Bits per byte and loss are the generator's, over {share} that were masked.",
     }
     return "\n".join(lines) + f"\n\n{about[objective]} {report['held_out']['blocks']:,} blocks that were not trained on."
 
@@ -59,10 +60,11 @@ def _training(report: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name} {value:.4f}" for name, value in last.items())
     return (
         f"{plan['steps']:,} steps of {report['batch']} blocks ({report['tokens_seen']:,} tokens, "
-        f"{report['epochs']:.2f} passes), AdamW, learning rate {report['learning_rate']:g} with 5 % warm-up and cosine decay "
-        f"to 0, {report['precision']}, seed {plan['seed']}, {report['seconds']:.0f} s of training. "
+        f"{report['epochs']:.2f} passes), AdamW, learning rate {report['learning_rate']:g} with "
+        f"{100 * report['warmup']:g} % warm-up and cosine decay to 0, {report['precision']}, "
+        f"seed {plan['seed']}, {report['seconds']:.0f} s of training. "
         f"Mean training loss over the last tenth: {parts}. "
-        "Dropout was off; an encoder's saved configuration sets 0.1 for fine-tuning."
+        f"Dropout was off; an encoder's saved configuration sets {report['fine_tuning_dropout']:g} for fine-tuning."
     )
 
 

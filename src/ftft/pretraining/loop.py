@@ -28,6 +28,7 @@ from ftft.engine.precision import Precision, autocast
 from ftft.engine.provenance import differences, provenance
 from ftft.engine.schedule import rate_factor, warmup_steps
 from ftft.errors import Interrupted, UserError
+from ftft.methods.contract import Trainables
 from ftft.pretraining.kinds import Kind
 from ftft.pretraining.objectives import Pretraining, figures
 from ftft.pretraining.packing import Blocks
@@ -65,12 +66,14 @@ def numbers(seed: int, stream: int, step: int) -> torch.Generator:
 
 def optimizer_of(run: Run) -> torch.optim.AdamW:
     """AdamW; matrices are decayed, biases and normalisations are not."""
-    parameters = list(run.objective.parameters())  # shared ones once
-    groups = [
-        {"params": [one for one in parameters if one.ndim >= 2], "weight_decay": run.kind.weight_decay},
-        {"params": [one for one in parameters if one.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = Trainables.of(run.objective).decay_groups(run.kind.weight_decay)
     return torch.optim.AdamW(groups, lr=run.kind.learning_rate, betas=BETAS, fused=True)
+
+
+def blocks_seen(steps: int, blocks: int, batch: int) -> int:
+    """How many blocks ``steps`` steps learn from: the last batch of a pass over all ``blocks`` holds what is left of them."""
+    whole, rest = divmod(steps, math.ceil(blocks / batch))
+    return whole * blocks + min(rest * batch, blocks)
 
 
 def measure(run: Run) -> dict[str, float]:

@@ -89,20 +89,26 @@ def pretrain(settings: Settings, *, notify: Notify = lambda event: None) -> dict
     """
     check(settings)
     plan = settings.plan()
-    if (settings.out / MODEL_FILE).is_file():
-        return _finished(settings, plan)
-    try:
-        with FolderLock(settings.work):
-            report = _pretrain(settings, plan, notify)
-            shutil.rmtree(settings.work)
-            return report
-    except BaseException:
-        if settings.work.is_dir() and not (settings.work / PREPARED).exists():
-            shutil.rmtree(settings.work, ignore_errors=True)  # nothing in it is of use to a later run
-        raise
+    finished = _finished(settings, plan)
+    if finished is not None and not settings.work.exists():
+        return finished
+    with FolderLock(settings.work):
+        try:
+            report = _finished(settings, plan)  # another process may have ended while this one came to the lock
+            if report is None:
+                report = _pretrain(settings, plan, notify)
+        except BaseException:
+            if not (settings.work / PREPARED).exists():
+                shutil.rmtree(settings.work, ignore_errors=True)  # nothing in it is of use to a later run
+            raise
+        shutil.rmtree(settings.work)  # of this run, or of one that was killed when its model had been saved
+        return report
 
 
-def _finished(settings: Settings, plan: dict[str, Any]) -> dict[str, Any]:
+def _finished(settings: Settings, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of the model that is there already; UserError where it is one of other settings."""
+    if not (settings.out / MODEL_FILE).is_file():
+        return None
     report = read_json(settings.out / MODEL_FILE, kind="model")
     _require_same(report.get("plan"), plan, settings.out, "holds a finished model")
     return report | {"was_finished": True}
@@ -190,8 +196,9 @@ def _train(
 
     from ftft.models.saving import save_model
     from ftft.pretraining.card import card
-    from ftft.pretraining.loop import Run, train
-    from ftft.pretraining.models import ready_to_save
+    from ftft.pretraining.loop import WARMUP, Run, blocks_seen, train
+    from ftft.pretraining.masking import CHOSEN
+    from ftft.pretraining.models import FINE_TUNING_DROPOUT, ready_to_save
     from ftft.pretraining.objectives import OBJECTIVES
 
     kind = kind_named(settings.kind)
@@ -214,6 +221,7 @@ def _train(
     end = train(run)
     notify({"event": "measured", "step": run.steps, "figures": end, "when": "at the end"})
     tail = run.losses[-max(1, run.steps // 10) :]
+    seen = blocks_seen(run.steps, len(blocks), kind.batch)
     report = {
         "plan": plan,
         "objective": kind.objective,
@@ -222,10 +230,13 @@ def _train(
         "block": kind.block,
         "batch": kind.batch,
         "learning_rate": kind.learning_rate,
+        "warmup": WARMUP,
+        "chosen": CHOSEN,
+        "fine_tuning_dropout": FINE_TUNING_DROPOUT,
         "precision": run.precision,
         "seconds": run.seconds,
-        "tokens_seen": run.steps * kind.tokens_per_step,
-        "epochs": run.steps * kind.batch / len(blocks),
+        "tokens_seen": seen * kind.block,
+        "epochs": seen / len(blocks),
         "losses": {name: float(np.mean([one[name] for one in tail])) for name in tail[0]},
         "held_out": {"start": run.start, "end": end, "blocks": len(held_out)},
         "data": prepared["data"],

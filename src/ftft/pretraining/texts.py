@@ -92,10 +92,12 @@ def _rows(path: Path, column: str) -> Iterator[Piece]:
             text = row[column]
             if not isinstance(text, str):
                 raise UserError(f'{path}, line {line}: the column "{column}" holds no text; every row needs a string there')
-            if any("\ud800" <= character <= "\udfff" for character in text):
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
                 raise UserError(
                     f'{path}, line {line}: the column "{column}" holds half a surrogate pair, which is not valid Unicode text'
-                )
+                ) from None
             text = text.replace("\r\n", "\n")
             while len(text) > PIECE:
                 cut = _end_of_line_or_word(text[:PIECE])

@@ -101,7 +101,9 @@ def _classes(document: Mapping[str, Any]) -> list[str]:
 
 def _use(document: Mapping[str, Any]) -> list[str]:
     files = dig(document, "data", "files") or [{}]
-    named = " ".join(f"--data train{'' if len(files) == 1 else index}.jsonl" for index in range(1, len(files) + 1))
+    folders = [rule.get("rule") == "file_name" for rule in dig(document, "data", "id_rule") or []] or [False] * len(files)
+    numbers = [""] if len(files) == 1 else map(str, range(1, len(files) + 1))
+    named = " ".join(f"--data train{number}{'' if folder else '.jsonl'}" for number, folder in zip(numbers, folders))
     return [
         "## How to use it",
         "Choose the third with the highest variability, after a check that the data is the one that was recorded:",

@@ -11,19 +11,24 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path, PurePath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
+from ftft.data.image_folders import FILE_NAME
+from ftft.data.inputs import TaskInputs
 from ftft.data.settings import Columns
+from ftft.data.streams import FORMATS
 from ftft.dynamics.parquet import fingerprint_dynamics, read_dynamics, write_dynamics
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError, did_you_mean
 from ftft.files import explain_os_error, flush_file, flush_folder, write_json, write_text
+from ftft.methods.registry import load_class, task_header
 from ftft.report.bundle_card import bundle_card
-from ftft.report.figures import dig, stage_names, without_folders
+from ftft.report.figures import dig, last_part, stage_names, without_folders
 from ftft.run.bundles import CARD, DOCUMENT, DYNAMICS, FILES, VERSION, read_document
+from ftft.run.reading import DEFAULT_TASK
 from ftft.run.runner import read_result
 
 HELD_OUT = "validation"
@@ -32,9 +37,10 @@ NOT_SETTINGS = ("checkpoint_seconds",)
 MODEL = ("source", "lineage", "architecture", "model_type", "layers", "layers_of_checkpoint", "parameters", "weights_sha256")
 METADATA = ("source", "data_fingerprint", "label_names", "num_classes")
 ID_BY_CONTENT = (
-    "the first 16 hexadecimal digits of the SHA-256 of the text columns as netstrings; rows of equal content are told apart by "
-    "-1, -2, ... in the order of the file"
+    "the first 16 hexadecimal digits of the SHA-256 of the input columns as netstrings; rows of equal content are told apart "
+    "by -1, -2, ... in the order of the file"
 )
+ID_BY_FILE_NAME = "the path of the picture in its folder"
 
 
 def write_bundle(run: Path, out: Path, *, stage: str | None = None, licence: str | None = None) -> dict[str, Any]:
@@ -49,7 +55,7 @@ def write_bundle(run: Path, out: Path, *, stage: str | None = None, licence: str
         raise UserError(f"{run} holds no result.json; give the folder of a finished run, such as runs/recipe")
     result = read_result(run)
     name = _recorded(run, result, stage)
-    dynamics = _shareable(read_dynamics(run / "stages" / name / DYNAMICS))
+    dynamics = _shareable(read_dynamics(run / "stages" / name / DYNAMICS), dig(result, "recipe", "stages", name, "model") or {})
     document = _document(result, name, dynamics, licence)
     _refuse_other(out, document)
     _write(out, dynamics, document)
@@ -71,32 +77,46 @@ def _recorded(run: Path, result: Mapping[str, Any], stage: str | None) -> str:
     return stage
 
 
-def _shareable(dynamics: Dynamics) -> Dynamics:
-    """The dynamics with what of their metadata may leave the machine."""
+def _shareable(dynamics: Dynamics, settings: Mapping[str, Any]) -> Dynamics:
+    """The dynamics with what of their metadata may leave the machine; ``settings``: the recipe's of the model."""
     metadata = {key: dynamics.metadata[key] for key in METADATA if dynamics.metadata.get(key) is not None}
     model = dynamics.metadata.get("model")
-    return replace(dynamics, metadata={**metadata, **({"model": _model(model)} if isinstance(model, Mapping) else {})})
+    shared = {"model": _model(model, settings)} if isinstance(model, Mapping) else {}
+    return replace(dynamics, metadata={**metadata, **shared})
 
 
-def _model(described: Mapping[str, Any]) -> dict[str, Any]:
+def _model(described: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of the model, without folders. Only the recipe knows ``owner/name`` on a hub from a folder in a folder, so a
+    model that it takes from elsewhere goes by last parts alone."""
     model = {key: described[key] for key in MODEL if key in described}
+    public = settings.get("hub") or settings.get("package")
+    known = public is not None and described.get("source") == public
     if isinstance(model.get("source"), str):
-        model["source"] = _public(model["source"])
+        model["source"] = public if known else last_part(model["source"])
     if isinstance(model.get("lineage"), (list, tuple)):
-        model["lineage"] = list(dict.fromkeys(_public(str(name)) for name in model["lineage"]))
+        model["lineage"] = list(dict.fromkeys(_public(str(name), known) for name in model["lineage"]))
     return model
 
 
-def _public(name: str) -> str:
-    """A model's name without folders: ``owner/name`` and ``package:NAME`` stay, of a path the last part is left."""
+def _public(name: str, from_hub: bool) -> str:
+    """A name of a model's lineage; with ``from_hub``, ``owner/name`` stays, as whoever published the model wrote it."""
     is_path = name.startswith(("/", ".", "~", "$")) or name.count("/") > 1 or "\\" in name
-    return PurePath(name).name or name if is_path else name
+    return name if from_hub and not is_path else last_part(name)
+
+
+def _task(section: Mapping[str, Any], task: type) -> dict[str, Any]:
+    """The task's settings; of the files that they name the last part."""
+    kept = without_folders(section)
+    files = {name: last_part(kept[name]) for name in getattr(task, "files", ()) if isinstance(kept.get(name), str)}
+    return {**kept, **files}
 
 
 def _document(result: Mapping[str, Any], name: str, dynamics: Dynamics, licence: str | None) -> dict[str, Any]:
     recipe, summary = dig(result, "recipe", "stages", name) or {}, dig(result, "stages", name)
     settings = without_folders(_given({key: recipe.get(key) for key in SETTINGS}))
     settings["seed"] = dig(summary, "seed")
+    section = dig(result, "recipe", "task") or {"name": DEFAULT_TASK}
+    task: Any = load_class(task_header(section["name"], "the task of the run"))
     counts = None
     labels = list(dig(result, "data", "label_names") or ())
     if dynamics.gold is not None and labels:
@@ -108,14 +128,14 @@ def _document(result: Mapping[str, Any], name: str, dynamics: Dynamics, licence:
         "created": result.get("created"),
         "licence": licence,
         "model": dynamics.metadata.get("model"),
-        "task": dig(result, "recipe", "task"),
+        "task": _task(section, task),
         "settings": settings,
         "examples": len(dynamics),
         "classes": counts,
         "epochs": [int(epoch) for epoch in dynamics.epochs],
         "source": dynamics.metadata.get("source"),
         "dynamics_fingerprint": fingerprint_dynamics(dynamics),
-        "data": _data(result, dynamics),
+        "data": _data(result, dynamics, task.inputs),
         "versions": dig(result, "provenance", "versions"),
     }
 
@@ -126,9 +146,9 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _given(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
-def _data(result: Mapping[str, Any], dynamics: Dynamics) -> dict[str, Any]:
+def _data(result: Mapping[str, Any], dynamics: Dynamics, inputs: TaskInputs) -> dict[str, Any]:
     """How the data was read, so that others can read theirs alike: settings of each file but where it lies, and by what the
-    run left rows out itself (``part_of``)."""
+    run left rows out itself (``part_of``). ``inputs``: what the task reads of a row."""
     data = dig(result, "recipe", "data") or {}
     train = data.get("train") or {}
     files = train if isinstance(train, list) else [train]
@@ -140,7 +160,9 @@ def _data(result: Mapping[str, Any], dynamics: Dynamics) -> dict[str, Any]:
     elsewhere = ("path", "format", "hub", "hub_config", "hub_split")
     return {
         "fingerprint": str(dynamics.metadata.get("data_fingerprint") or ""),
-        "id_rule": [_id_rule(_read_columns(file["columns"]) if file.get("columns") else columns) for file in files],
+        "id_rule": [
+            _id_rule(file, _read_columns(file["columns"]) if file.get("columns") else columns, inputs) for file in files
+        ],
         "columns": columns,
         "labels": data.get("labels"),
         "files": [
@@ -154,13 +176,26 @@ def _data(result: Mapping[str, Any], dynamics: Dynamics) -> dict[str, Any]:
 def _read_columns(columns: Mapping[str, Any] | None) -> dict[str, Any]:
     """The columns that a fingerprint is of; groups and clusters are not, and others' files need not have them."""
     given = {**asdict(Columns()), **(columns or {})}
-    return {key: given[key] for key in ("text", "label", "id")}
+    return {key: given[key] for key in ("text", "inputs", "label", "id")}
 
 
-def _id_rule(columns: Mapping[str, Any]) -> dict[str, Any]:
+def _id_rule(file: Mapping[str, Any], columns: Mapping[str, Any], inputs: TaskInputs) -> dict[str, Any]:
+    """How the rows of a file get their ids. The columns that content is of are empty where the recipe names none and the task
+    reads rows of several kinds."""
     if columns.get("id"):
         return {"rule": "column", "column": columns["id"]}
-    return {"rule": "content", "columns": columns.get("text"), "how": ID_BY_CONTENT}
+    if inputs.images and _is_folder(file):
+        return {"rule": "file_name", "column": FILE_NAME, "how": ID_BY_FILE_NAME}
+    known = bool(columns.get("inputs") or columns.get("text")) or len(inputs.layouts) == 1
+    named = list(inputs.columns_of(Columns(**columns), "data.columns").values()) if known else []
+    return {"rule": "content", "columns": named, "how": ID_BY_CONTENT}
+
+
+def _is_folder(file: Mapping[str, Any]) -> bool:
+    """Whether what a run read was a folder of images: a file has a format, or says it by its ending."""
+    if file.get("format") is not None or file.get("path") is None:
+        return file.get("format") == "images"
+    return not any(suffix.lower() in FORMATS for suffix in PureWindowsPath(file["path"]).suffixes[-2:])
 
 
 def _refuse_other(out: Path, document: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 from typing import Any
 
 from ftft.run.comparing import SetRole, averaged
@@ -54,8 +54,6 @@ class StageFigures:
     steps: int | None
     planned: int | None
     stopped_early: bool
-    id_mean: float | None
-    ood_mean: float | None
     fraction: float | None
     cost_kind: str | None
     seconds: float | None
@@ -259,7 +257,7 @@ def cost_kind(source: Any) -> str | None:
 
 def stage_figures(result: Mapping[str, Any], name: str) -> StageFigures:
     """The row of one stage."""
-    stage, sets = dig(result, "stages", name), evaluation_sets(result)
+    stage = dig(result, "stages", name)
     fraction = number(dig(stage, "cost", "fraction_of_erm"))
     return StageFigures(
         name=name,
@@ -267,8 +265,6 @@ def stage_figures(result: Mapping[str, Any], name: str) -> StageFigures:
         steps=whole(dig(stage, "training", "steps")),
         planned=whole(dig(stage, "training", "planned")),
         stopped_early=bool(dig(stage, "training", "stopped_early")),
-        id_mean=mean_metric(result, name, mean_sets(sets, "id")),
-        ood_mean=mean_metric(result, name, mean_sets(sets, "ood")),
         fraction=fraction,
         cost_kind=None if fraction is None else cost_kind(dig(stage, "cost", "erm_source")),
         seconds=number(dig(stage, "cost", "seconds")),
@@ -294,9 +290,15 @@ def without_folders(document: Any) -> Any:
         return {str(key): without_folders(value) for key, value in document.items()}
     if isinstance(document, (list, tuple)):
         return [without_folders(value) for value in document]
-    if isinstance(document, str) and document.startswith(("/", "~/")) and "\n" not in document:
-        return PurePath(document).name or document
+    if isinstance(document, str) and "\n" not in document:
+        absolute = document.startswith(("/", "~/")) or PureWindowsPath(document).is_absolute()
+        return last_part(document) if absolute else document
     return document
+
+
+def last_part(path: str) -> str:
+    """The last part of a path, whether its folders stand between slashes or backslashes."""
+    return PureWindowsPath(path).name or path
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ftft.dynamics.scores import SCORES
-from ftft.report.map_values import REGIONS, MapValues
+from ftft.report.map_values import REGIONS, MapValues, with_class_names
 from ftft.report.markup import Markup, tag
 from ftft.report.parts import positions
 
@@ -48,8 +48,10 @@ class ExplorerData:
 
 def payload(data: ExplorerData) -> dict[str, Any]:
     """The JSON of an explorer; the examples are those of all maps, in the order of the first."""
-    ids = all_ids(data.maps)
-    labels, names = _labels(data.maps, ids)
+    maps = _with_names(data.maps)
+    ids = all_ids(maps)
+    names = {name: code for code, name in enumerate(dict.fromkeys(name for one in maps for name in one.label_names))}
+    labels = _labels(maps, ids, names)
     texts = None
     if data.texts is not None:
         empty = [""] * len(data.texts.columns)
@@ -65,7 +67,7 @@ def payload(data: ExplorerData) -> dict[str, Any]:
         "texts": texts,
         "regions": list(REGIONS),
         "groups": _groups(data.groups, ids),
-        "maps": [_map(one, ids) for one in data.maps],
+        "maps": [_map(one, ids, names, labels) for one in maps],
     }
 
 
@@ -84,18 +86,37 @@ def all_ids(maps: Sequence[MapValues]) -> pa.Array:
     return ids
 
 
-def _labels(maps: Sequence[MapValues], ids: pa.Array) -> tuple[np.ndarray | None, Sequence[str]]:
-    """The class of every example, int [N], -1 for none, by the first map that says it, and the classes' names."""
+def _with_names(maps: Sequence[MapValues]) -> Sequence[MapValues]:
+    """The maps; what names no classes takes the names of those that do, where their examples show which is which."""
+    known = next((one for one in maps if one.labels is not None and not one.classes_are_numbers), None)
+    if known is None or known.labels is None or all(one is known for one in maps):
+        return maps
+    names = {id_: known.label_names[code] for id_, code in zip(known.ids.to_pylist(), known.labels.tolist()) if code >= 0}
+    return [with_class_names(one, names) for one in maps]
+
+
+def _labels(maps: Sequence[MapValues], ids: pa.Array, names: Mapping[str, int]) -> np.ndarray | None:
+    """The class of every example by its place in ``names``, int [N], -1 for none, by the first map that says it."""
     found = None
-    names: Sequence[str] = ()
     for one in maps:
-        if one.labels is None:
-            continue
-        at = positions(ids, one.ids)
-        mine = np.where(at >= 0, one.labels[at], -1)
-        found = mine if found is None else np.where(found >= 0, found, mine)
-        names = names if len(names) >= len(one.label_names) else one.label_names
-    return found, names
+        mine = _own_labels(one, ids, names)
+        if mine is not None:
+            found = mine if found is None else np.where(found >= 0, found, mine)
+    return found
+
+
+def _own_labels(one: MapValues, ids: pa.Array, names: Mapping[str, int]) -> np.ndarray | None:
+    """As :func:`_labels`, by this map alone."""
+    if one.labels is None:
+        return None
+    at = positions(ids, one.ids)
+    return np.where(at >= 0, _recoded(one.labels, one, names)[at], -1)
+
+
+def _recoded(codes: np.ndarray, one: MapValues, names: Mapping[str, int]) -> np.ndarray:
+    """Classes of a map (int [N], -1 for none) by their places in ``names``, which are of all maps."""
+    places = np.array([names[name] for name in one.label_names] + [-1], dtype=np.int64)
+    return places[np.where((codes >= 0) & (codes < len(one.label_names)), codes, -1)]
 
 
 def _cut(text: str) -> str:
@@ -114,7 +135,9 @@ def _groups(groups: tuple[pa.Array, pa.Array] | None, ids: pa.Array) -> dict[str
     }
 
 
-def _map(one: MapValues, ids: pa.Array) -> dict[str, Any]:
+def _map(one: MapValues, ids: pa.Array, names: Mapping[str, int], labels: np.ndarray | None) -> dict[str, Any]:
+    """A map with its classes by their places in ``names``. ``classes``: them in its own order, by which a rule shares out what
+    is left over; ``labels``: its own, where they differ from those of the page."""
     at = positions(ids, one.ids)
     here = at >= 0
 
@@ -122,6 +145,8 @@ def _map(one: MapValues, ids: pa.Array) -> dict[str, Any]:
         return np.where(here, values[at], missing)
 
     trajectory = [spread(values, np.nan) for values in one.trajectory]
+    own = _own_labels(one, ids, names)
+    preferred = None if one.preferred is None else _recoded(one.preferred, one, names)
     return {
         "name": one.name,
         "source": one.source,
@@ -135,7 +160,9 @@ def _map(one: MapValues, ids: pa.Array) -> dict[str, Any]:
         "correctness": None if one.correctness is None else _column(_whole(spread(one.correctness, np.nan)), none=True),
         "aum": None if one.aum is None else _text(spread(one.aum, np.nan).astype("<f4")),
         "region": _column(spread(one.region, -1), none=True),
-        "preferred": None if one.preferred is None else _column(spread(one.preferred, -1), none=True),
+        "classes": list(range(len(names)) if own is None else dict.fromkeys(names[name] for name in one.label_names)),
+        "labels": None if own is None or labels is None or (own == labels)[here].all() else _column(own, none=True),
+        "preferred": None if preferred is None else _column(spread(preferred, -1), none=True),
         "trajectory": [_text(_bytes(values)) for values in trajectory],
         "scores": [_score(name, spread(values, np.nan)) for name, values in one.scores.items()],
         "selections": [{"name": name, "chosen": _column(spread(mask, 0))} for name, mask in one.selections.items()],

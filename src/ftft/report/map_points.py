@@ -13,13 +13,15 @@ class MapPoints:
     """N points. ``name``: whose dynamics they are, in words. ``ids``: N strings. ``confidence``, ``variability``,
     ``correctness``: float32 [N], NaN where an example was not seen often enough (correctness also where the dynamics do not
     say); correctness is a share of the seen epochs, from 0 to 1. ``labels``: int [N], the index of the class in
-    ``label_names`` (-1 for none), or None. ``selected``: bool [N], or None where no selection is known."""
+    ``label_names`` (-1 for none), or None. ``selected``: bool [N], or None where no selection is known. ``quantity``: what
+    confidence is the mean of, in words."""
 
     name: str
     ids: pa.Array
     confidence: np.ndarray
     variability: np.ndarray
     correctness: np.ndarray
+    quantity: str
     labels: np.ndarray | None = None
     label_names: tuple[str, ...] = ()
     selected: np.ndarray | None = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from ftft.data.row_texts import names_of_classes
 from ftft.dynamics.choosing import rank, subset_size
 from ftft.dynamics.scores import available_scores, compute_scores
 from ftft.dynamics.table import Dynamics
@@ -59,6 +60,11 @@ class MapValues:
     by_recipe: bool
     selections: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def classes_are_numbers(self) -> bool:
+        """Whether the classes have no names but their indices."""
+        return self.label_names == tuple(map(str, range(len(self.label_names))))
+
     def points(self) -> MapPoints:
         """What a drawing needs of it; selected are those of the first selection."""
         share = np.full(len(self.ids), np.nan, dtype=np.float32)
@@ -70,6 +76,7 @@ class MapValues:
             confidence=self.confidence.astype(np.float32),
             variability=self.variability.astype(np.float32),
             correctness=share,
+            quantity=self.quantity,
             labels=self.labels,
             label_names=self.label_names,
             selected=next(iter(self.selections.values()), None),
@@ -123,6 +130,14 @@ def with_selection(values: MapValues, name: str, chosen: np.ndarray) -> MapValue
     return replace(values, selections={**values.selections, name: chosen})
 
 
+def with_class_names(values: MapValues, labels: Mapping[str, str]) -> MapValues:
+    """The map whose classes, where they have no names, have those that ``labels`` (id -> name) agree on."""
+    if values.labels is None or not values.classes_are_numbers:
+        return values
+    names = names_of_classes(dict(zip(values.ids.to_pylist(), values.labels.tolist())), labels)
+    return replace(values, label_names=tuple(names.get(code, name) for code, name in enumerate(values.label_names)))
+
+
 def _with_probability(dynamics: Dynamics) -> tuple[Dynamics, str]:
     """Dynamics that hold a probability in every epoch, the given ones where they do, and what it is in words."""
     if "probability" in quantities(dynamics):
@@ -147,7 +162,8 @@ def _with_probability(dynamics: Dynamics) -> tuple[Dynamics, str]:
                 f"hold {', '.join(dynamics.statistics) or 'logits without labels'}"
             )
         values, words = _sigmoid(margin), "sigmoid of the margin"
-    return replace(dynamics, pair_probability=values.astype(np.float32), metadata=_without_classes(dynamics)), words
+    held = replace(dynamics, logits=None, pair_probability=values.astype(np.float32), metadata=_without_classes(dynamics))
+    return held, words
 
 
 def _without_classes(dynamics: Dynamics) -> dict[str, object]:

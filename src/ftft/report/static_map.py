@@ -6,6 +6,7 @@ The same points give the same SVG bytes under the same version of matplotlib.
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ENDINGS = (".svg", ".png")
 MOST_VECTORS = 5000  # points above which an SVG holds them as an image, its words still as outlines
 INCHES, DOTS_PER_INCH = (5.4, 5.2), 300
+WIDEST_LABEL = 48  # characters of a line beside the vertical axis
 # By correctness from never to always right, and by class: distinct to colour-blind eyes, in print and on a light ground.
 CORRECTNESS = ("#b2182b", "#ef8a62", "#8f8f8f", "#67a9cf", "#2166ac")
 CLASSES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7a5195", "#8c6d31")
@@ -65,7 +67,8 @@ def write_static_map(points: MapPoints, path: Path) -> None:
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **SETTINGS, "backend": "agg"}):
         figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor="white")
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.11, 0.215, 0.865, 0.735))
+        left = 0.11 + 0.035 * (len(_confidence(points)) - 1)
+        axes = figure.add_axes((left, 0.215, 0.975 - left, 0.735))
         entries = _draw_points(axes, points, scored)
         _dress(figure, axes, points, scored, entries)
         kind = path.suffix.lower()[1:]
@@ -109,8 +112,16 @@ def _colours(points: MapPoints, order: np.ndarray) -> tuple[np.ndarray, list[tup
     """Every drawn point's colour, and what the colours mean."""
     if np.isfinite(points.correctness[order]).any():
         share = np.nan_to_num(points.correctness[order])
-        step = np.clip(np.round(share * (len(CORRECTNESS) - 1)), 0, len(CORRECTNESS) - 1).astype(int)
-        words = ["right in no epoch", "in about 1/4", "in about half", "in about 3/4", "right in all epochs"]
+        # Of 3 epochs one is a third, whatever its last digit; never and always are said of nothing else.
+        between = 2 - (share < 1 / 3 + 1e-6) + (share > 2 / 3 - 1e-6)
+        step = np.where(share <= 0, 0, np.where(share >= 1, len(CORRECTNESS) - 1, between))
+        words = [
+            "right in no epoch",
+            "in 1/3 of them or fewer",
+            "in about half",
+            "in 2/3 of them or more",
+            "right in all epochs",
+        ]
         present = [index for index in reversed(range(len(words))) if (step == index).any()]
         return np.asarray(CORRECTNESS)[step], [(words[index], _filled(CORRECTNESS[index])) for index in present]
     if points.labels is None or not points.label_names:
@@ -142,7 +153,7 @@ def _dress(
     axes.set_xlim(-0.008, 0.508)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("variability (standard deviation over epochs)")
-    axes.set_ylabel("confidence (mean probability of the gold label)")
+    axes.set_ylabel("\n".join(_confidence(points)))
     axes.set_title(f"Data map {points.name}", loc="left", fontsize=10, fontweight="bold")
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -156,6 +167,11 @@ def _dress(
             marks, names, loc="lower left", bbox_to_anchor=(0.1, 0.045), ncols=3, frameon=False, handletextpad=0.2, fontsize=8
         )
     figure.text(0.11, 0.022, _caption(points, scored), fontsize=7.5, color="#444444")
+
+
+def _confidence(points: MapPoints) -> list[str]:
+    """What the vertical axis is, in lines."""
+    return wrap(f"confidence (mean {points.quantity})", WIDEST_LABEL)
 
 
 def _caption(points: MapPoints, scored: np.ndarray) -> str:

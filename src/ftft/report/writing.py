@@ -23,16 +23,18 @@ def write_report(folder: Path, *, texts: bool = False) -> Path:
     Raises UserError where the folder holds no readable ``result.json`` or cannot be written to, or the data cannot be read.
     """
     result = read_result(folder)
+    shown = _texts(folder) if texts or dig(result, "recipe", "report_texts") is True else None
     if (folder / "model").is_dir():
         write_text(folder / "model" / "README.md", model_card(result))
     target = folder / "report.html"
-    shown = texts or dig(result, "recipe", "report_texts") is True
-    write_text(target, page(result, load_parts(folder, result), _texts(folder) if shown else None))
+    write_text(target, page(result, load_parts(folder, result), shown))
     return target
 
 
-def _texts(folder: Path) -> Texts:
+def _texts(folder: Path) -> Texts | None:
+    """The training rows' texts (an image is none) by the recipe of the run; None where its task reads no text."""
     recipe = load_recipe(folder / "recipe.yaml", [])
-    train = load_data(recipe.data, inputs=build_task(recipe.task).inputs).train
-    columns = [column.to_pylist() for column in train.inputs.values()]
-    return Texts(tuple(train.inputs), dict(zip(train.ids.to_pylist(), zip(*columns))))
+    inputs = build_task(recipe.task).inputs
+    train = load_data(recipe.data, inputs=inputs).train
+    columns = {name: values.to_pylist() for name, values in train.inputs.items() if inputs.kind(name) != "image"}
+    return Texts(tuple(columns), dict(zip(train.ids.to_pylist(), zip(*columns.values())))) if columns else None

@@ -27,6 +27,7 @@ from ftft.dynamics.parquet import fingerprint_dynamics, read_dynamics
 from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
 from ftft.files import read_json
+from ftft.methods.registry import load_class, task_header
 from ftft.validation import check
 
 VERSION = 1
@@ -52,11 +53,19 @@ def is_bundle(path: Path) -> bool:
 def read_document(folder: Path) -> dict[str, Any]:
     """``bundle.json``; UserError where it is missing, damaged or from a newer version."""
     document = read_json(folder / DOCUMENT, kind="bundle", version=VERSION)
-    data = document.get("data")
-    texts = isinstance(data, dict) and all(isinstance(data.get(key), list) for key in ("files", "part_of"))
-    if not texts or not isinstance(document.get("dynamics_fingerprint"), str):
+    task = document.get("task")
+    named = isinstance(task, dict) and isinstance(task.get("name"), str)
+    if not named or not _describes(document.get("data")) or not isinstance(document.get("dynamics_fingerprint"), str):
         raise UserError(f"{folder / DOCUMENT} is damaged: it does not say what data and dynamics the bundle is of")
     return document
+
+
+def _describes(data: Any) -> bool:
+    """Whether ``data`` of a document says what is needed to read data alike; its settings are checked as they are used."""
+    if not isinstance(data, dict) or not isinstance(data.get("fingerprint"), str) or not isinstance(data.get("part_of"), list):
+        return False
+    files = data.get("files")
+    return isinstance(files, list) and all(isinstance(file, dict) for file in files)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -99,7 +108,7 @@ def check_data(bundle: Bundle, paths: Sequence[Path]) -> int:
     if other := _other_labels(bundle.dynamics, examples, rows):
         differs.append(f"{other:,} rows have another label")
     if len(differs) == 1:
-        differs.append("the ids and labels agree, so texts differ")
+        differs.append("the ids and labels agree, so texts or images differ")
     named = ", ".join(map(str, paths))
     corrected = "; its labels were corrected after loading" if "corrections" in data["part_of"] else ""
     raise UserError(
@@ -117,12 +126,16 @@ def _load(bundle: Bundle, paths: Sequence[Path]) -> Examples:
         )
     columns = check(data.get("columns") or {}, Columns, "data.columns")
     files = [check({**settings, "path": str(path)}, DataFile, "data.files") for settings, path in zip(data["files"], paths)]
-    return load_examples([_as_file(file) for file in files], columns, label_names=data.get("labels"))
+    names = check(data.get("labels"), list[str] | None, "data.labels")
+    task: Any = load_class(task_header(bundle.document["task"]["name"], f"{bundle.folder / DOCUMENT}: task"))
+    return load_examples([_as_file(file) for file in files], columns, inputs=task.inputs, label_names=names)
 
 
 def _as_file(file: DataFile) -> DataFile:
     """The settings that fit the file as it is: ``header`` and ``quotes`` are of delimited text only."""
-    return file if format_of(Path(file.path or "")) in ("csv", "tsv") else replace(file, header=None, quotes=None)
+    path = Path(file.path or "")
+    delimited = not path.is_dir() and format_of(path) in ("csv", "tsv")
+    return file if delimited else replace(file, header=None, quotes=None)
 
 
 def _other_labels(dynamics: Dynamics, examples: Examples, rows: np.ndarray) -> int:

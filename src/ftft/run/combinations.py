@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile
+from ftft.data.settings import Columns, DataFile, DataSettings, EvaluationFile, require_target
 from ftft.dynamics.score_names import MINIMUM_EPOCHS
 from ftft.engine.settings import ModelSettings, TrainSettings
 from ftft.errors import UserError, did_you_mean
@@ -16,6 +16,7 @@ from ftft.methods.questions import OF_MODELS, QUESTIONS
 from ftft.methods.registry import build_task, header, list_methods
 from ftft.paths import variables
 from ftft.run.recipe import Recipe, Stage, evaluators
+from ftft.run.task_combinations import check_coupling, check_merging
 
 if TYPE_CHECKING:
     from ftft.tasks.contract import Task
@@ -30,12 +31,13 @@ def check_combinations(recipe: Recipe) -> None:
         _file_name(recipe.name, "name")
     task = build_task(recipe.task)
     _check_data(recipe.data)
+    check_merging(recipe.data, task)
     _check_names(recipe)
     for name, stage in recipe.stages.items():
         where = f"stages.{name}"
         _check_model(stage.model, f"{where}.model")
         _check_train(stage.train, f"{where}.train")
-        _check_micro_batches(stage.train, task, f"{where}.train")
+        check_coupling(stage, task, where)
         _check_stop(stage, recipe.data, task, where)
         _check_tasks(stage, task.name, where)
         _check_needs(stage, where)
@@ -151,14 +153,6 @@ def _check_train(train: TrainSettings, where: str) -> None:
         )
     if train.evaluate_every is not None and train.evaluate_every >= 1 and train.evaluate_every != int(train.evaluate_every):
         raise UserError(f"{where}.evaluate_every: {train.evaluate_every:g} is no whole number of steps, nor a share below 1")
-
-
-def _check_micro_batches(train: TrainSettings, task: Task, where: str) -> None:
-    if getattr(task, "coupling", "none") == "batch" and train.micro_batch_size not in (None, train.batch_size):
-        raise UserError(
-            f"{where}.micro_batch_size: in {task.name} the loss of an example depends on its batch, so that micro-batches of "
-            f"{train.micro_batch_size} are another task than a batch of {train.batch_size}; leave it out, or lower batch_size"
-        )
 
 
 def _check_stop(stage: Stage, data: DataSettings, task: Task, where: str) -> None:
@@ -281,10 +275,9 @@ def _check_scoring(name: str, stage: Stage, recipe: Recipe, where: str) -> None:
         raise UserError(f'{where}.use_model_of: there is no stage "{other}"{did_you_mean(other, earlier)}')
     if other is not None and other not in earlier:
         raise UserError(f'{where}.use_model_of names "{other}", which is not finished before; name an earlier stage')
-    target, allowed = stage.select.get("target"), validation_sets(recipe.data)
-    if target is not None and target not in allowed:
-        what = "is a test set, and test sets are only reported" if target in recipe.data.evaluation else "is no evaluation set"
-        raise UserError(f'{where}.select.target: "{target}" {what}; name a validation set ({", ".join(allowed)})')
+    target = stage.select.get("target")
+    if target is not None:
+        require_target(target, validation_sets(recipe.data), recipe.data.evaluation, where)
 
 
 def _check_evaluators(stage: Stage, data: DataSettings, where: str) -> None:

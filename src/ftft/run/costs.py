@@ -12,9 +12,10 @@ from ftft.engine.batches import BatchSchedule, planned_steps
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import PHASES, Ledger
 from ftft.engine.settings import TrainSettings
+from ftft.methods.registry import build_task
 from ftft.run.recipe import upstream as upstream
 from ftft.run.recipe import uses
-from ftft.tasks.contract import Prepared, Task
+from ftft.tasks.contract import Prepared, Task, coupling_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def erm_cost(
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named} is plain fine-tuning")
     train, seed = stage.train, recipe.seed if stage.seed is None else stage.seed
     every = lengths()
-    flops = estimate_erm_flops(summaries[named]["flops_by_shape"], every, train, seed)
+    fill = coupling_of(build_task(recipe.task)) == "batch"
+    flops = estimate_erm_flops(summaries[named]["flops_by_shape"], every, train, seed, fill=fill)
     length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
     source = f"estimated from the counted batches of stage {named}, as {length} over all {len(every):,} examples"
     return ErmCost(flops, source)
@@ -75,16 +77,19 @@ def whole_cost(ledgers: Mapping[str, Ledger], stages: Mapping[str, Any], name: s
     return total
 
 
-def estimate_erm_flops(known_shapes: list[list[Any]], lengths: np.ndarray, train: TrainSettings, seed: int) -> float:
+def estimate_erm_flops(
+    known_shapes: list[list[Any]], lengths: np.ndarray, train: TrainSettings, seed: int, *, fill: bool = False
+) -> float:
     """Training FLOPs of plain fine-tuning on all N examples (``lengths``: padded token counts, int32 [N]) with the
-    same settings, from the shapes that were counted while the stage trained; NaN where none was.
+    same settings, from the shapes that were counted while the stage trained; NaN where none was. ``fill``: an epoch's short
+    batch is filled up.
 
     Used where the recipe has no ERM stage to measure; marked as estimated.
     """
     counter = FlopCounter()
     counter.load_state({"spent": 0, "known": known_shapes})
     steps = planned_steps(len(lengths), train.batch_size, epochs=train.epochs, steps=train.steps)
-    schedule = BatchSchedule(np.arange(len(lengths)), lengths, train.batch_size, steps, seed, train.shuffle)
+    schedule = BatchSchedule(np.arange(len(lengths)), lengths, train.batch_size, steps, seed, train.shuffle, fill=fill)
     total, epoch, done = 0.0, 0, 0
     while done < steps:
         plan = schedule.plan(epoch)[: steps - done]

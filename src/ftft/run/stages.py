@@ -41,7 +41,7 @@ from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_lat
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
 from ftft.run.store import StageFolder, Store, stage_key
 from ftft.run.validating import SteeringSets
-from ftft.tasks.contract import Prepared, Task, files_of, quantities_of
+from ftft.tasks.contract import Prepared, Task, coupling_of, files_of, quantities_of
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
 ENDLESS = 10**9
@@ -59,10 +59,11 @@ class FinishedStage:
     reused: bool
     summary: Mapping[str, Any]
     ledger: Ledger
+    model_at: Path | None = None  # where its model is kept elsewhere
 
     @property
     def model_folder(self) -> Path:
-        return self.folder / "model"
+        return self.model_at or self.folder / "model"
 
     @property
     def dynamics_path(self) -> Path | None:
@@ -140,7 +141,7 @@ class StageRun:
         steering = {name: [one.examples.fingerprint, one.merge] for name, one in self.steering_sets().items()}
         return {
             "version": OUTCOME_VERSION,
-            "task": dict(self.recipe.task),
+            "task": {name: value for name, value in self.recipe.task.items() if name not in files},
             "stage": stage,
             "seed": self.seed,
             "model": model_fingerprint,
@@ -151,6 +152,7 @@ class StageRun:
             "dynamics": dynamics_key,
             **({} if target is None else {"target": target.examples.fingerprint}),
             **({"task_files": files} if files else {}),
+            **({"short_batch": "filled"} if coupling_of(self.task) == "batch" else {}),
         }
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ class StageRun:
     def run(self) -> FinishedStage:
         """Take the stage from the store, or train it (resuming where it was interrupted)."""
         self.notify(stage_event(self.recipe, self.name))
-        if self.processes.count > 1 and getattr(self.task, "coupling", "none") == "batch":
+        if self.processes.count > 1 and coupling_of(self.task) == "batch":
             raise UserError(
                 f"{self.where}: in {self.task.name} the loss of an example depends on its batch, which several processes would "
                 "cut into shares; run it in one process"
@@ -259,7 +261,13 @@ class StageRun:
             seed=self.seed,
         )
         schedule = schedule_for(
-            self.stage.train, rows, prepared.lengths[rows], seed=self.seed, sampler=sampler, processes=self.processes
+            self.stage.train,
+            rows,
+            prepared.lengths[rows],
+            seed=self.seed,
+            sampler=sampler,
+            processes=self.processes,
+            fill=coupling_of(self.task) == "batch",
         )
         training = self._training(
             folder, assembled, objective, model, prepared, schedule, weights, ledger, accelerator, precision

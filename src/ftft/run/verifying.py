@@ -1,8 +1,9 @@
 """Replay the first steps of a finished run's stages and compare them with what the run kept, bit for bit.
 
 Compared are what each stage learned from (ids and weights, in order), the mean loss of every step (a float64, which JSON keeps
-exactly), and the hash of the trainable weights after step :data:`~ftft.engine.loop.HASHED_STEP`. The replay takes the
-precision, the number of threads and, for a run on the CPU, the device from the run's records. It writes nothing.
+exactly), and the hash of the trainable weights after step :data:`~ftft.engine.loop.HASHED_STEP`, or after the last one of a
+shorter training. The replay takes the precision, the number of threads and, for a run on the CPU, the device from the run's
+records. It writes nothing.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from ftft.engine.provenance import differences, provenance
 from ftft.errors import UserError
 from ftft.files import fingerprint
 from ftft.methods import registry
-from ftft.methods.contract import Selection
+from ftft.methods.contract import Sampler, Selection
 from ftft.methods.selection import read_selection
-from ftft.models.folder import folder_at
+from ftft.models.folder import CONFIG, folder_at
 from ftft.models.settings import ModelSettings
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.recipe import Recipe
@@ -52,6 +53,9 @@ _PARTS = {
     "labels": "the label names differ",
     "steering": "the validation sets that steer the stage are not those of the run",
     "dynamics": "the dynamics the stage selected by are not those of the run",
+    "target": "the validation set that the stage selects towards is not that of the run",
+    "task_files": "the files that the task's settings name are not those of the run ({keys})",
+    "short_batch": "the batch that holds the rest of an epoch is made in another way",
 }
 
 
@@ -93,8 +97,18 @@ def verify_run(
     for name, recorded in stages.items():
         replay = _Replay(folder, recipe, name, recorded, data, store, earlier, processes, notify)
         yield replay.verify(steps)
-        place = folder / "stages" / name
-        earlier[name] = FinishedStage(name, recorded["key"], place, True, recorded, Ledger())
+        place, kept = folder / "stages" / name, _model_in(store, recorded["key"])
+        earlier[name] = FinishedStage(name, recorded["key"], place, True, recorded, Ledger(), kept)
+
+
+def _model_in(store: Store, key: str) -> Path | None:
+    """The folder of a stage's model in the store, where the stage is still there and whole: a run's folder holds the model of
+    its result alone."""
+    try:
+        found = store.stage_folder(key)
+        return found.path("model") if found.finished else None
+    except (UserError, ValueError):
+        return None
 
 
 def damage_to_model(folder: Path) -> str | None:
@@ -181,13 +195,23 @@ class _Replay:
         model = run.load(dtype)
         dynamics, dynamics_key = run.dynamics_to_use()
         spec = run.spec(model.fingerprint, precision, dynamics_key)
-        notes = self._changed_parts(spec) if stage_key(spec) != self.recorded["key"] else []
+        changed = self._changed_parts(spec) if stage_key(spec) != self.recorded["key"] else []
+        notes = list(changed)
         try:
-            chosen = self.processes.once(lambda: run.select(model, dynamics, Ledger(), accelerator.device))
-            mismatch = self._selection_mismatch(selection_and_sampler(chosen)[0]) or ("it is another stage" if notes else None)
+            if self._selects_with_a_model_gone():
+                chosen: Selection | Sampler = self._kept_selection()
+                notes.append(
+                    f"the store holds the model of stage {run.stage.use_model_of} no longer, so what it selected was taken as "
+                    "the run kept it"
+                )
+            else:
+                chosen = self.processes.once(lambda: run.select(model, dynamics, Ledger(), accelerator.device))
+            mismatch = self._selection_mismatch(selection_and_sampler(chosen)[0]) or (
+                "it is another stage" if changed else None
+            )
             training, _ = run.prepare(chosen, model, Ledger(), accelerator, precision, None)
         except UserError as error:
-            if not notes:
+            if not changed:
                 raise
             return [], {}, notes, str(error)  # dynamics of other data, and the like
         # Measuring and recording change nothing that is compared, and would take most of the time.
@@ -195,7 +219,7 @@ class _Replay:
         training.keep_best = False
         loop = TrainingLoop(training)
         loop.hashed = {int(step) for step in _hashes(self.recorded["training"])}
-        loop.walk.end = min(loop.walk.end, steps, len(self.recorded["training"]["losses"]))
+        loop.walk.most_steps = min(steps, len(self.recorded["training"]["losses"]))
         loop.run()
         return loop.losses, loop.weights, notes, mismatch
 
@@ -229,8 +253,15 @@ class _Replay:
             sentences.append(_PARTS.get(part, f"{part} differs").format(was=old, now=new, keys=keys))
         return sentences
 
+    def _selects_with_a_model_gone(self) -> bool:
+        source = self.recipe.stages[self.name].use_model_of
+        return source is not None and not (self.earlier[source].model_folder / CONFIG).exists()
+
+    def _kept_selection(self) -> Selection:
+        return read_selection(self.folder / "stages" / self.name / "selection.parquet")
+
     def _selection_mismatch(self, selection: Selection) -> str | None:
-        kept = read_selection(self.folder / "stages" / self.name / "selection.parquet")
+        kept = self._kept_selection()
         if not kept.ids.equals(selection.ids):
             both = len(set(kept.ids.to_pylist()) & set(selection.ids.to_pylist()))
             return f"{len(kept):,} examples were selected then and {len(selection):,} now, {both:,} of them the same"

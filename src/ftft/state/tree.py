@@ -222,7 +222,11 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def _is_unicode(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
 
 
 def _sha256(text: str) -> str:

@@ -12,16 +12,17 @@ completion; too long a chat its end. Rows stand side by side, padded on the righ
 
 so that a step's loss is the mean over all its target tokens, however they fall on rows and micro-batches.
 
-With ``answer`` the model also writes: from the prompt (of a chat: from all before the assistant's last turn) it goes on
-greedily, and the answer in its text is compared with that in the row (:mod:`ftft.tasks.answers`).
+With ``answer`` the model also writes: from the prompt (of a chat: from all before the last turn of the assistant that
+``max_length`` leaves something of) it goes on greedily, and the answer in its text is compared with that in the row
+(:mod:`ftft.tasks.answers`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ from ftft.errors import UserError
 from ftft.paths import expand
 from ftft.settings import setting
 from ftft.tasks.answers import is_right
-from ftft.tasks.chats import read_template, require_template, tokenised_chats
+from ftft.tasks.chats import behind_a_turn, read_template, require_template, tokenised_chats
 from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits
 from ftft.tasks.decoding import Counting, end_tokens, greedy
 from ftft.tasks.sequences import EXACT_MATCH, IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
@@ -42,10 +43,18 @@ if TYPE_CHECKING:
 
     from ftft.data.examples import Examples
 
-Row = tuple[list[int], list[bool]]  # tokens, and which of them are to be told
-
 CHUNK = 4096  # texts given to the tokenizer at once: bounds the memory its Python lists take
 MULTIPLE = 8  # batch widths, for the matrix units; also few distinct shapes to count the FLOPs of
+
+
+class Row(NamedTuple):
+    """``tokens``, which of them are to be ``told``, and where an answer is asked for: behind so many of the tokens, as the
+    ``turn`` of a chat (from 0)."""
+
+    tokens: list[int]
+    told: list[bool]
+    asked: int
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,29 +101,33 @@ class CausalLanguageModelling:
         if self.answer is not None and "text" in examples.inputs:
             raise UserError("task.answer: rows of text alone ask nothing; give them as prompt and completion, or leave it out")
         rows = self._chats(examples, processor) if "messages" in examples.inputs else self._texts(examples, processor)
-        tokens, told = zip(*rows) if rows else ((), ())
-        lengths = np.fromiter(map(len, tokens), dtype=np.int32, count=len(tokens))
+        tokens, told, lengths, asked, turns = _flattened(rows)
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
-        told_tokens = np.fromiter(chain.from_iterable(told), dtype=bool, count=int(offsets[-1]))
-        told_tokens[offsets[:-1]] = False  # the first token of all has nothing to be told from
-        storage = {
-            "input_ids": np.fromiter(chain.from_iterable(tokens), dtype=np.int32, count=int(offsets[-1])),
-            "told": told_tokens,
+        told[offsets[:-1][lengths > 0]] = False  # the first token of all has nothing to be told from
+        storage: dict[str, Any] = {
+            "input_ids": tokens,
+            "told": told,
             "offsets": offsets,
             "pad_token_id": int(processor.pad_token_id if processor.pad_token_id is not None else processor.eos_token_id),
         }
-        counts = np.add.reduceat(told_tokens.astype(np.int64), offsets[:-1]) if rows else np.zeros(0)
-        empty = np.flatnonzero(counts == 0)
+        sums = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(told, dtype=np.int64)])
+        empty = np.flatnonzero(np.diff(sums[offsets]) == 0)
         if len(empty):
             raise UserError(
                 f"example {examples.ids[int(empty[0])].as_py()} has no token to predict within task.max_length "
                 f"{self.max_length}; leave it out, give it a completion, or raise max_length"
             )
         if self.answer is not None:
-            storage["processor"] = processor
+            unasked = np.flatnonzero(asked == 0)
+            if len(unasked):
+                raise UserError(
+                    f"task.answer: example {examples.ids[int(unasked[0])].as_py()} has an empty prompt, so nothing asks for an "
+                    "answer; give it a prompt, leave the row out, or leave `answer` out"
+                )
+            storage |= {"processor": processor, "asked": asked, "turns": turns, **_ends_of_turns(examples, processor)}
         return Prepared(examples=examples, lengths=lengths, storage=storage)
 
-    def _texts(self, examples: Examples, processor: Any) -> list[Row]:
+    def _texts(self, examples: Examples, processor: Any) -> Iterator[Row]:
         end = processor.eos_token_id
         if self.add_end and end is None:
             raise UserError(
@@ -122,24 +135,22 @@ class CausalLanguageModelling:
             )
         prompts = examples.inputs.get("prompt")
         completions = examples.inputs["completion" if prompts is not None else "text"]
-        first, rows = _beginning(processor), []
+        first = _beginning(processor)
         for start in range(0, len(examples), CHUNK):
             answers = _tokenise(processor, completions.slice(start, CHUNK).to_pylist())
             before = [[] for _ in answers] if prompts is None else _tokenise(processor, prompts.slice(start, CHUNK).to_pylist())
             for prompt, answer in zip(before, answers):
-                rows.append(self._join(first, prompt, [*answer, end] if self.add_end else answer))
-        return rows
+                yield self._join(first, prompt, [*answer, end] if self.add_end else answer)
 
-    def _chats(self, examples: Examples, processor: Any) -> list[Row]:
+    def _chats(self, examples: Examples, processor: Any) -> Iterator[Row]:
         if self.chat_template is not None:  # the tokenizer keeps it, so that the saved model is asked as it was taught
             processor.chat_template = read_template(expand(self.chat_template, "task.chat_template"))
         require_template(processor)
-        rows = []
-        for start in range(0, len(examples), CHUNK):
-            chats, ids = (one.slice(start, CHUNK).to_pylist() for one in (examples.inputs["messages"], examples.ids))
-            for tokens, said in tokenised_chats(chats, ids, processor):
-                rows.append((tokens[: self.max_length], said[: self.max_length]))
-        return rows
+        chats = zip(examples.inputs["messages"], examples.ids)
+        for chat in tokenised_chats(((one.as_py(), name.as_py()) for one, name in chats), processor):
+            left = [(turn, begins) for turn, begins in chat.turns if begins < self.max_length]
+            turn, begins = left[-1] if left else (0, 0)
+            yield Row(chat.tokens[: self.max_length], chat.said[: self.max_length], begins, turn)
 
     def _join(self, first: list[int], prompt: list[int], answer: list[int]) -> Row:
         """The row's tokens, at most ``max_length``, and which are its completion. At least one token of a prompt stays."""
@@ -149,7 +160,7 @@ class CausalLanguageModelling:
             prompt = prompt[len(prompt) - min(left, len(prompt)) :]
             answer = answer[: room - len(prompt)]
         before = first + prompt
-        return before + answer, [False] * len(before) + [True] * len(answer)
+        return Row(before + answer, [False] * len(before) + [True] * len(answer), len(before))
 
     def collate(self, prepared: Prepared, rows: np.ndarray, weights: np.ndarray | None = None) -> Batch:
         """The batch of the examples at ``rows`` (int64 [B]): inputs int64 [B, L], ``extra["targets"]`` int64 [B, L - 1], what
@@ -228,17 +239,19 @@ class CausalLanguageModelling:
 
         if self.answer is None:
             return None
-        rows, processor = batch.rows.tolist(), data.storage["processor"]
+        rows, storage = batch.rows.tolist(), data.storage
+        processor, cut = storage["processor"], storage["cut"]
         answers = greedy(
             model,
             [_asked(data, row) for row in rows],
             most=self.answer_tokens,
-            ends=end_tokens(model, processor),
-            pad=data.storage["pad_token_id"],
+            ends=end_tokens(model, processor) | storage["ends"],
+            pad=storage["pad_token_id"],
             count=count,
         )
         texts = processor.batch_decode(answers, skip_special_tokens=True)
-        right = [is_right(text, _reference(data.examples, row), self.answer) for text, row in zip(texts, rows)]
+        texts = [text.partition(cut)[0] if cut else text for text in texts]
+        right = [is_right(text, _reference(data, row), self.answer) for text, row in zip(texts, rows)]
         return torch.tensor(right, dtype=torch.float32)[:, None]
 
     def measure(
@@ -248,21 +261,43 @@ class CausalLanguageModelling:
         return measure(predictions, counts)
 
 
+def _flattened(rows: Iterable[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens int32 and told bool of all rows [T], and of each row its length, ``asked`` and ``turn``, int32 [N]; no more than
+    the tokenizer's last chunk is ever held as Python lists."""
+    tokens, told, lengths, asked, turns = array("i"), array("b"), array("i"), array("i"), array("i")
+    for row in rows:
+        tokens.extend(row.tokens)
+        told.extend(row.told)
+        lengths.append(len(row.tokens))
+        asked.append(row.asked)
+        turns.append(row.turn)
+    whole = [np.array(one, dtype=np.int32) for one in (tokens, lengths, asked, turns)]
+    return whole[0], np.array(told, dtype=bool), whole[1], whole[2], whole[3]
+
+
+def _ends_of_turns(examples: Examples, processor: Any) -> dict[str, Any]:
+    """How an answer in a chat ends beside the end of the text, ``ends`` (tokens) and ``cut`` (a text): as the template ends the
+    assistant's turn. A special token of its ends the writing; a turn that it ends in plain words is cut off there."""
+    if "messages" not in examples.inputs or not len(examples):
+        return {"ends": frozenset(), "cut": ""}
+    behind = behind_a_turn(examples.inputs["messages"][0].as_py(), examples.ids[0].as_py(), processor)
+    special = {*processor.all_special_ids, *processor.added_tokens_decoder}
+    ends = [token for token in _tokenise(processor, [behind])[0] if token in special]
+    return {"ends": frozenset(ends[:1]), "cut": "" if ends or not behind.strip() else behind.rstrip()}
+
+
 def _asked(data: Prepared, row: int) -> list[int]:
-    """The tokens of a row up to its last told part."""
-    first, last = data.storage["offsets"][row : row + 2]
-    told = data.storage["told"][first:last]
-    end = int(np.flatnonzero(told)[-1])
-    begins = int(np.flatnonzero(~told[:end])[-1]) + 1
-    return [int(token) for token in data.storage["input_ids"][first : first + begins]]
+    """The tokens of a row before the answer that it asks for."""
+    first = data.storage["offsets"][row]
+    return [int(token) for token in data.storage["input_ids"][first : first + data.storage["asked"][row]]]
 
 
-def _reference(examples: Examples, row: int) -> str:
-    """What the row itself says: its completion, or the assistant's last turn."""
-    if "completion" in examples.inputs:
-        return str(examples.inputs["completion"][row].as_py())
-    said = [one["content"] for one in messages_of(examples.inputs["messages"][row].as_py()) if one["role"] == "assistant"]
-    return str(said[-1])
+def _reference(data: Prepared, row: int) -> str:
+    """What the row itself says: its completion, or the assistant's turn that is asked for."""
+    inputs = data.examples.inputs
+    if "completion" in inputs:
+        return str(inputs["completion"][row].as_py())
+    return str(messages_of(inputs["messages"][row].as_py())[data.storage["turns"][row]]["content"])
 
 
 def _tokenise(processor: Any, texts: list[str]) -> list[list[int]]:

@@ -11,12 +11,37 @@ writes earlier turns otherwise once later ones follow (leaving out their reasoni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ftft.data.messages import messages_of
 from ftft.errors import UserError
+
+# Given to the tokenizer at once, whole chats and their beginnings together: bounds the memory its Python lists take.
+CHARACTERS = 1 << 22
+_SAID = "ftft0answer0ftft"  # stands for what the assistant says, to see what the template writes behind it
+
+
+@dataclass
+class TokenisedChat:
+    """A chat's ``tokens``, uncut, whether each is ``said`` by the assistant, and of each turn of the assistant its place among
+    the messages (from 0) and the place of its first token."""
+
+    tokens: list[int]
+    said: list[bool]
+    turns: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass
+class _Plan:
+    """Of one chat the places in a list of texts: its ``whole``, and for every turn of the assistant (its place among the
+    messages, the text before it, the text that ends with it)."""
+
+    name: str
+    whole: int
+    turns: list[tuple[int, int, int]]
 
 
 def read_template(path: Path) -> str:
@@ -36,37 +61,60 @@ def require_template(processor: Any) -> None:
         )
 
 
-def tokenised_chats(chats: Sequence[str], ids: Sequence[str], processor: Any) -> list[tuple[list[int], list[bool]]]:
-    """(tokens, whether each is said by the assistant) of every chat (as :mod:`ftft.data.messages` keeps it), uncut; ``ids``
-    name the chats in errors. UserError for a template that refuses a chat or has no exact mask."""
+def tokenised_chats(chats: Iterable[tuple[str, str]], processor: Any) -> Iterator[TokenisedChat]:
+    """The tokens of every chat, given as :mod:`ftft.data.messages` keeps it with the name that errors call it by. UserError
+    for a template that refuses a chat or has no exact mask."""
     texts: list[str] = []
-    plans: list[list[tuple[int, int]]] = []  # of each chat: the places in `texts` before and after each assistant's turn
-    wholes: list[int] = []
-    for chat, name in zip(chats, ids):
-        messages = messages_of(chat)
-        plan = []
-        for turn, message in enumerate(messages):
-            if message["role"] == "assistant":
-                plan.append((len(texts), len(texts) + 1))
-                texts.append(_written(messages[:turn], name, processor, asks=True))
-                texts.append(_written(messages[: turn + 1], name, processor))
-        wholes.append(len(texts))
-        texts.append(_written(messages, name, processor))
-        plans.append(plan)
+    plans: list[_Plan] = []
+    characters = 0
+    for chat, name in chats:
+        first = len(texts)
+        plans.append(_planned(messages_of(chat), name, processor, texts))
+        characters += sum(map(len, texts[first:]))
+        if characters > CHARACTERS:
+            yield from _tokenised(texts, plans, processor)
+            texts, plans, characters = [], [], 0
+    if plans:
+        yield from _tokenised(texts, plans, processor)
+
+
+def behind_a_turn(chat: str, name: str, processor: Any) -> str:
+    """What the template writes behind what the assistant says in its last turn of a chat; "" where it writes that otherwise."""
+    messages = messages_of(chat)
+    while messages[-1]["role"] != "assistant":
+        messages.pop()
+    messages[-1] = {**messages[-1], "content": _SAID}
+    _, found, behind = _written(messages, name, processor).rpartition(_SAID)
+    return behind if found else ""
+
+
+def _planned(messages: list[dict[str, Any]], name: str, processor: Any, texts: list[str]) -> _Plan:
+    """Write a chat and its beginnings behind ``texts``."""
+    turns = []
+    for turn, message in enumerate(messages):
+        if message["role"] == "assistant":
+            turns.append((turn, len(texts), len(texts) + 1))
+            texts.append(_written(messages[:turn], name, processor, asks=True))
+            texts.append(_written(messages[: turn + 1], name, processor))
+    texts.append(_written(messages, name, processor))
+    return _Plan(name, len(texts) - 1, turns)
+
+
+def _tokenised(texts: list[str], plans: list[_Plan], processor: Any) -> Iterator[TokenisedChat]:
     tokens = processor(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    found = []
-    for whole, plan, name in zip(wholes, plans, ids):
-        row, said = tokens[whole], [False] * len(tokens[whole])
-        for before, after in plan:
+    for plan in plans:
+        row = tokens[plan.whole]
+        found = TokenisedChat(row, [False] * len(row))
+        for turn, before, after in plan.turns:
             first, last = len(tokens[before]), len(tokens[after])
             if row[:first] != tokens[before] or row[:last] != tokens[after]:
                 raise UserError(
-                    f"task.chat_template: the chat template writes the beginning of example {name} otherwise once later "
+                    f"task.chat_template: the chat template writes the beginning of example {plan.name} otherwise once later "
                     "turns follow, so the assistant's tokens cannot be told exactly; name a file whose template only appends"
                 )
-            said[first:last] = [True] * (last - first)
-        found.append((row, said))
-    return found
+            found.said[first:last] = [True] * (last - first)
+            found.turns.append((turn, first))
+        yield found
 
 
 def _written(messages: list[dict[str, Any]], name: str, processor: Any, *, asks: bool = False) -> str:

@@ -98,7 +98,10 @@ class Task(Protocol):
     """One file per task in ``tasks/``; the engine asks these questions and knows nothing else about the data.
 
     A task whose examples are not classified has ``quantities`` too (:func:`quantities_of`), one with settings that name files
-    lists these settings in ``files``, and one whose models write has ``written`` (:func:`written_by`).
+    lists these settings in ``files``, and one whose models write has ``written`` (:func:`written_by`). One in which the loss of
+    an example depends on its batch says ``coupling = "batch"`` (:func:`coupling_of`): its micro-batches are batches, and all of
+    them of one size. One that cannot give the probabilities of classes that a set merges says ``merges = False``
+    (:func:`merges_classes`).
     """
 
     name: ClassVar[str]
@@ -154,6 +157,16 @@ def quantities_of(task: Task) -> Quantities:
     """What a task's numbers are called: its ``quantities``, those of a classification where it has none."""
     found: Quantities = getattr(task, "quantities", Quantities())
     return found
+
+
+def coupling_of(task: Task) -> str:
+    """What the loss of an example depends on: "none", the example alone, or "batch"."""
+    return str(getattr(task, "coupling", "none"))
+
+
+def merges_classes(task: Task) -> bool:
+    """Whether an evaluation set may merge classes of the model (``merge_labels``)."""
+    return bool(getattr(task, "merges", True))
 
 
 def files_of(task: Task) -> dict[str, str]:

@@ -33,7 +33,7 @@ def greedy(
     width = max(map(len, prompts))
     tokens = torch.tensor([[pad] * (width - len(one)) + list(one) for one in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device)
-    told = "position_ids" in inspect.signature(model.forward).parameters
+    told = "position_ids" in inspect.signature(_innermost(model).forward).parameters
     written: list[list[int]] = [[] for _ in prompts]
     going, cache = [True] * len(prompts), None
     with torch.no_grad():
@@ -53,6 +53,12 @@ def greedy(
             tokens = following[:, None]
             mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
     return written
+
+
+def _innermost(model: Any) -> torch.nn.Module:
+    """The model inside peft's, whose own forward takes any argument and names none."""
+    found: torch.nn.Module = getattr(model, "get_base_model", lambda: model)()
+    return found
 
 
 def end_tokens(model: torch.nn.Module, processor: Any) -> set[int]:

@@ -5,8 +5,9 @@ With unit embeddings u_i of image i and v_j of text j, temperature exp(s) and lo
     loss of pair i = (-log softmax_j(z_ij)[i] - log softmax_j(z_ji)[i]) / 2        (InfoNCE in both directions)
 
 Radford et al. 2021, arXiv 2103.00020, figure 3. The loss of a pair depends on its batch: another batch size is another task,
-which is why micro-batches and several processes are refused. As in CLIP a text that stands in the batch twice counts as
-another's wrong partner; the dynamics count it as right.
+which is why micro-batches and several processes are refused, and why the batch that holds the rest of an epoch is filled up
+with other pairs of the epoch (CLIP's own training leaves it out; here every pair is to have its dynamics). As in CLIP a text
+that stands in the batch twice counts as another's wrong partner; the dynamics count it as right.
 
 What a model says of an image is a class of ``captions``: softmax over the classes of exp(s) u_i . v_c, with v_c the embedding
 of the class' caption (zero-shot classification, section 3.1).
@@ -42,6 +43,7 @@ class ImageText(ClassLogits):
     name: ClassVar[str] = "image_text"
     offers: ClassVar[tuple[str, ...]] = ("recipes",)
     coupling: ClassVar[str] = "batch"
+    merges: ClassVar[bool] = False  # a set is classified by the captions of its own labels
     inputs: ClassVar[TaskInputs] = TaskInputs(({"image": "image", "text": "text"},))
     model: ClassVar[str] = "two_tower"
     quantities: ClassVar[Quantities] = Quantities(dynamics=("mean_log_probability", "probability"))

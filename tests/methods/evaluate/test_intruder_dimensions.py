@@ -127,3 +127,17 @@ def test_the_linear_layers_of_the_blocks_are_looked_at_whatever_their_storage(ti
     assert not any("embedding" in name or "classifier" in name for name, _ in linear_weights(tiny_model("bert")))
     shapes = {name.rsplit(".", 2)[1]: tuple(weight.shape) for name, weight in linear_weights(tiny_model("gpt2"))}
     assert shapes["c_attn"] == (48, 16) and shapes["c_fc"] == (64, 16), "out by in"
+
+
+def test_both_towers_of_a_model_of_images_and_texts_are_looked_at(tiny_clip_folder: Callable[..., Any]) -> None:
+    from transformers import CLIPModel
+
+    model = CLIPModel.from_pretrained(tiny_clip_folder()).double()
+    after = copy.deepcopy(model)
+    names = [f"{tower}.encoder.layers.2.mlp.fc1.weight" for tower in ("text_model", "vision_model")]
+    with torch.no_grad():
+        for name in names:
+            after.get_parameter(name).mul_(1.5)
+    figures = found(Pair(model, after))
+    assert set(figures["by_layer"]) == set(names) and figures["count"] == 0
+    assert figures["layers"] == 2 * 3 * 6, "four projections of the attention and two of the MLP, three layers a tower"

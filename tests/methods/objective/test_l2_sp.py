@@ -91,7 +91,7 @@ def test_parts_and_examples_losses():
     models, whole = drifted(), batch(range(6))
     ours, plain = L2SP().start(models, TASK)(whole), CrossEntropy().start(models, TASK)(whole)
     assert torch.equal(ours.per_example, plain.per_example) and torch.equal(ours.outputs, plain.outputs)
-    penalty = (float(ours.total.detach()) - float(plain.total.detach())) / ours.units
+    penalty = (float(ours.total.detach()) - float(plain.total.detach())) / float(whole.weights.sum())
     assert sum(ours.parts.values()) == pytest.approx(penalty) and penalty > 0 and min(ours.parts.values()) > 0
 
 
@@ -156,8 +156,8 @@ def test_the_stronger_the_pull_the_nearer_the_weights_stay():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(50):
             optimizer.zero_grad()
-            loss = loss_of(batch(range(6)))
-            (loss.total / loss.units).backward()
+            whole = batch(range(6))
+            (loss_of(whole).total / whole.weights.sum()).backward()
             optimizer.step()
         starts = models.others["frozen"].encoder.parameters()
         distances.append(

@@ -79,7 +79,7 @@ def test_the_loss_is_the_blend_of_both_labels_losses(smoothing, tiny_model):
         for one in range(5)
     )
     torch.testing.assert_close(loss.total, expected, rtol=0, atol=1e-12)
-    assert loss.units == 5 and loss.parts == {"mu": mu} and loss.per_example.dtype == torch.float32
+    assert loss.parts == {"mu": mu} and loss.per_example.dtype == torch.float32
 
 
 def test_a_weight_goes_with_its_examples_label(tiny_model):
@@ -94,7 +94,6 @@ def test_a_weight_goes_with_its_examples_label(tiny_model):
         expected[other] += (1 - mu) * cross_entropy(loss.outputs[one], given.labels[other]).detach()
     torch.testing.assert_close(loss.per_example.double(), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(loss.total.detach(), (given.weights * expected).sum(), rtol=0, atol=1e-12)
-    assert loss.units == pytest.approx(sum(WEIGHTS))
     labels = given.labels.clone()
     labels[1] = 2 - labels[1]  # of weight 0
     torch.manual_seed(4)

@@ -15,6 +15,7 @@ from ftft.methods.optimize.adamw import AdamW
 from ftft.methods.optimize.lisa import LISA
 from ftft.modelmap import blocks_of, head_parameters
 from ftft.nn.layer_schedule import drawn_blocks
+from ftft.run.reading import recipe_from_dict
 from ftft.state.tree import load_tree, save_tree
 
 LAYERS = 4
@@ -172,3 +173,13 @@ def test_blocks_without_trainable_parameters_are_not_drawn(tiny_model):
 def test_a_model_without_known_blocks_is_refused():
     with pytest.raises(UserError, match="structure of Linear is unknown"):
         LISA().start(Trainables.of(torch.nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize("task", ["text_classification", "causal_language_modelling", "image_classification"])
+def test_a_model_of_two_towers_is_refused_before_anything_is_trained(task):
+    stage = {"model": {"path": "models/main"}, "optimize": "lisa"}
+    recipe = {"data": {"train": {"path": "train.parquet"}}, "stages": {"main": stage}}
+    assert recipe_from_dict({**recipe, "task": task}).stages["main"].optimize["name"] == "lisa"
+    two_towers = {"name": "image_text", "captions": {"cat": "a cat", "dog": "a dog"}}
+    with pytest.raises(UserError, match="stages.main.optimize: lisa serves the tasks .* and not image_text"):
+        recipe_from_dict({**recipe, "task": two_towers})

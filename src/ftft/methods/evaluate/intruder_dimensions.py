@@ -80,17 +80,18 @@ class IntruderDimensions:
 
 
 def linear_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights [out, in] of the linear layers in the transformer's blocks, by their names in the model."""
+    """The weights [out, in] of the linear layers in the transformer's blocks, by their names in the model; of both towers where
+    it has two."""
     import torch
 
-    from ftft.modelmap import blocks_of
+    from ftft.modelmap import towers_of
 
-    blocks_name, blocks = blocks_of(model)
-    for name, module in blocks.named_modules(prefix=blocks_name):
-        if isinstance(module, torch.nn.Linear):
-            yield f"{name}.weight", module.weight.detach()
-        elif type(module).__name__ == "Conv1D":  # GPT-2's linear layer, stored [in, out]
-            yield f"{name}.weight", module.weight.detach().T
+    for blocks_name, blocks in towers_of(model):
+        for name, module in blocks.named_modules(prefix=blocks_name):
+            if isinstance(module, torch.nn.Linear):
+                yield f"{name}.weight", module.weight.detach()
+            elif type(module).__name__ == "Conv1D":  # GPT-2's linear layer, stored [in, out]
+                yield f"{name}.weight", module.weight.detach().T
 
 
 def largest_cosines(weight: torch.Tensor, directions: torch.Tensor, top_k: int) -> torch.Tensor:

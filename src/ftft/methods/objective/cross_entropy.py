@@ -43,7 +43,6 @@ class CrossEntropy:
             share = batch.weights * task.units(batch)
             return Loss(
                 total=(share * losses).sum(),
-                units=float(share.sum()),
                 per_example=losses.detach().to(torch.float32),
                 outputs=outputs,
             )

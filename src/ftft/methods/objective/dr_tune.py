@@ -91,7 +91,7 @@ class _Loss:
                 _, before = self._forward(self.frozen, self.frozen_head, batch)
             self.queue.push(features, before, batch.labels, share)
         self.iteration += 1
-        return Loss(total, units, losses.detach().float(), outputs, parts)
+        return Loss(total, losses.detach().float(), outputs, parts)
 
     def _on_queue(self, batch: Batch, features: torch.Tensor) -> tuple[torch.Tensor, float]:
         """The weighted sum of the losses on the calibrated queue, with gradient to the head alone, and the sum of weights."""

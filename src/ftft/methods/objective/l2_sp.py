@@ -65,7 +65,6 @@ class L2SP:
                 # The engine adds up the totals of a step's micro-batches and divides by the units of all of them: weighted by
                 # the micro-batch's units, the penalty counts once a step, however the examples fall on micro-batches.
                 total=(share * losses).sum() + (pull + decay) * units,
-                units=units,
                 per_example=losses.detach().float(),
                 outputs=outputs,
                 parts={"penalty_backbone": float(pull.detach()), "penalty_head": float(decay.detach())},

@@ -74,7 +74,6 @@ class Mixup:
             share = batch.weights * task.units(batch)
             return Loss(
                 total=(share * losses).sum(),
-                units=float(share.sum()),
                 per_example=losses.detach().float(),
                 outputs=outputs,
                 parts={"mu": mu},

@@ -39,7 +39,7 @@ class LISA:
 
     needs: ClassVar[tuple[str, ...]] = ("blocks",)
     offers: ClassVar[tuple[str, ...]] = ()
-    tasks: ClassVar[tuple[str, ...]] = ("*",)
+    tasks: ClassVar[tuple[str, ...]] = ("text_classification", "causal_language_modelling", "image_classification")
     trainable: ClassVar[str] = "scheduled"
     paper: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
     example: ClassVar[dict[str, int]] = {"interval": 2}

@@ -138,14 +138,20 @@ function suspectsOf(data, map, share) {
 function strataOf(data, map, balance, k, free) {
   if (balance === "none") return { stratumOf: null, quotas: [k] };
   if (!data.labels) return { problem: "Balancing over classes needs labels, and these dynamics hold none." };
-  const room = data.labelNames.map(() => 0);
-  const pool = data.labelNames.map(() => 0);
+  // The classes in the map's own order, by which equal remainders are shared out.
+  const labels = map.labels || data.labels;
+  const room = map.classes.map(() => 0);
+  const pool = map.classes.map(() => 0);
+  const places = new Map(map.classes.map((code, place) => [code, place]));
+  const stratumOf = new Uint32Array(data.n).fill(map.classes.length); // of no class
   for (let row = 0; row < data.n; row++) {
-    if (!map.present[row]) continue;
-    pool[data.labels[row]] += 1;
-    if (free[row]) room[data.labels[row]] += 1;
+    const place = places.get(labels[row]);
+    if (!map.present[row] || place === undefined) continue;
+    stratumOf[row] = place;
+    pool[place] += 1;
+    if (free[row]) room[place] += 1;
   }
-  return { stratumOf: data.labels, quotas: allocate(k, balance === "class" ? pool.map(() => 1) : pool, room) };
+  return { stratumOf, quotas: allocate(k, balance === "class" ? pool.map(() => 1) : pool, room) };
 }
 
 // Every example of the map but the floor(share * N) lowest, by ascending id.

@@ -5,7 +5,7 @@ const MOST_KINDS = 8;
 function themeOf(root) {
   const style = getComputedStyle(root);
   const read = (name) => style.getPropertyValue(name).trim();
-  return { read, paper: read("--paper"), ink: read("--ink"), soft: read("--soft"), mark: read("--mark"), second: read("--g1") };
+  return { read, paper: read("--paper"), ink: read("--ink"), soft: read("--soft"), mark: read("--mark") };
 }
 
 function channels(hex) {

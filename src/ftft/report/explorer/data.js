@@ -60,6 +60,8 @@ function readMap(one, n) {
     correctness: columnOf(one.correctness),
     aum: one.aum && new Float32Array(bytesOf(one.aum).buffer),
     region: columnOf(one.region),
+    classes: one.classes,
+    labels: columnOf(one.labels), // null: those of all maps
     preferred: columnOf(one.preferred),
     trajectory: one.trajectory.map(bytesOf),
     scores: one.scores.map((score) => ({ ...score, levels: columnOf(score.levels) })),

@@ -97,7 +97,6 @@ function drawTrajectories(svg, maps, row) {
     said.push(`${map.quantity} ${map.name}: ${places.map(([epoch, p]) => `epoch ${epoch} ${(p / 254).toFixed(2)}`).join(", ")}`);
   });
   svg.setAttribute("aria-label", said.join("; "));
-  return said.length;
 }
 
 // The corrections marked so far: row -> {action: "drop"} or {action: "relabel", code}.

@@ -238,7 +238,6 @@ class Explorer {
       confidence * (NO_PLACE - 1),
       reach(12, plot.width),
       reach(12, plot.height),
-      null,
     );
   }
 

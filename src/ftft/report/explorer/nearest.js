@@ -26,7 +26,7 @@ function cellOf(x, y) {
 }
 
 // The row nearest to stored coordinates, at most `reachX`, `reachY` away (an ellipse: pixels are not square in them); -1.
-function nearestRow(map, x, y, reachX, reachY, mask) {
+function nearestRow(map, x, y, reachX, reachY) {
   const { starts, items } = gridOf(map);
   const cell = (value) => Math.min(CELLS - 1, Math.max(0, Math.floor((value * CELLS) / NO_PLACE)));
   let best = -1;
@@ -39,7 +39,7 @@ function nearestRow(map, x, y, reachX, reachY, mask) {
         const across = (map.x[row] - x) / reachX;
         const down = (map.y[row] - y) / reachY;
         const distance = across * across + down * down;
-        if (distance <= least && !(mask && !mask[row])) {
+        if (distance <= least) {
           least = distance;
           best = row;
         }
@@ -51,10 +51,7 @@ function nearestRow(map, x, y, reachX, reachY, mask) {
 
 // The next row from `row` in a direction (dx, dy of -1, 0, 1; up is +1): ahead by at least `step`, little to the side.
 function nextRow(map, row, dx, dy, step) {
-  if (row < 0) {
-    const first = nearestRow(map, NO_PLACE / 2, NO_PLACE / 2, NO_PLACE, NO_PLACE);
-    return first;
-  }
+  if (row < 0) return nearestRow(map, NO_PLACE / 2, NO_PLACE / 2, NO_PLACE, NO_PLACE);
   let best = row;
   let least = Infinity;
   for (let other = 0; other < map.x.length; other++) {

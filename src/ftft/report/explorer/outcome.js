@@ -31,12 +31,13 @@ function showClasses(explorer) {
   const { parts, data, map, chosen } = explorer;
   parts.classes.hidden = !data.labels;
   if (!data.labels) return;
+  const labels = map.labels || data.labels;
   const pool = data.labelNames.map(() => 0);
   const taken = data.labelNames.map(() => 0);
   for (let row = 0; row < data.n; row++) {
-    if (!map.present[row] || pool[data.labels[row]] === undefined) continue;
-    pool[data.labels[row]] += 1;
-    taken[data.labels[row]] += chosen.mask[row];
+    if (!map.present[row] || pool[labels[row]] === undefined) continue;
+    pool[labels[row]] += 1;
+    taken[labels[row]] += chosen.mask[row];
   }
   const sum = (counts) => counts.reduce((total, one) => total + one, 0) || 1;
   const [all, kept] = [sum(pool), sum(taken)];

@@ -4,6 +4,7 @@ const MARGIN = { left: 46, right: 10, top: 10, bottom: 40 }; // CSS pixels
 const DENSITY_STEPS = 32;
 const FADED = 32; // palette entries from here on are the faded colours
 const MOST_ZOOM = 400;
+const ROUNDING = 1e-6; // pixels by which a computed place may miss the edge it lies on
 
 // The part of the map that is shown, shared by all plots: its middle in shares of the axes, and the magnification.
 function wholeView() {
@@ -97,8 +98,10 @@ class Plot {
     const n = x.length;
     if (mask) held.fill(0);
     for (let row = 0; row < n; row++) {
-      const across = (xSlope * x[row] + xOffset + margin) | 0;
-      const down = (ySlope * y[row] + yOffset + margin) | 0;
+      const placeX = xSlope * x[row] + xOffset;
+      const placeY = ySlope * y[row] + yOffset;
+      const across = isEdge(placeX, width) ? width - 1 + margin : (placeX + margin) | 0;
+      const down = isEdge(placeY, height) ? height - 1 + margin : (placeY + margin) | 0;
       if (across < 0 || down < 0 || across >= width + 2 * margin || down >= height + 2 * margin) continue;
       if (y[row] === NO_PLACE || x[row] === NO_PLACE) continue;
       const faded = mask !== null && mask[row] === 0;
@@ -137,15 +140,14 @@ class Plot {
     const { mask } = look;
     let most = 0;
     for (let row = 0; row < x.length; row++) {
-      if (y[row] === NO_PLACE || (mask && !mask[row])) continue;
-      const across = Math.min(this.width - 0.001, xSlope * x[row] + xOffset); // the edges belong to the last cell
-      const down = Math.min(this.height - 0.001, ySlope * y[row] + yOffset);
-      if (!(across >= 0 && down >= 0) || xSlope * x[row] + xOffset > this.width + 1) continue;
+      if (y[row] === NO_PLACE || x[row] === NO_PLACE || (mask && !mask[row])) continue;
+      const across = pixelOf(xSlope * x[row] + xOffset, this.width);
+      const down = pixelOf(ySlope * y[row] + yOffset, this.height);
+      if (across < 0 || down < 0) continue;
       const at = ((down / cell) | 0) * columns + ((across / cell) | 0);
       const count = ++counts[at];
       if (count > most) most = count;
     }
-    this.most = most;
     const scale = (DENSITY_STEPS - 1) / Math.log(most + 1);
     for (let line = 0; line < this.height; line++) {
       const from = ((line / cell) | 0) * columns;
@@ -227,6 +229,17 @@ class Plot {
     context.stroke();
     context.restore();
   }
+}
+
+// Whether a place lies on the far edge of `size` pixels, which belongs to the last of them.
+function isEdge(place, size) {
+  return place >= size && place <= size + ROUNDING;
+}
+
+// The pixel of `size` that a place lies in, -1 beyond them.
+function pixelOf(place, size) {
+  if (place < -ROUNDING || place > size + ROUNDING) return -1;
+  return Math.min(size - 1, Math.max(0, place | 0));
 }
 
 function discOf(radius) {
