@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 # What is tested with the lowest versions (constraints-lowest.txt), in an environment of its own; torch stays as it is.
 LOWEST := .venv-lowest
-LOWEST_TESTS ?= tests/data tests/dynamics tests/engine tests/methods/select tests/methods/objective tests/cli/test_main.py
+LOWEST_TESTS ?= tests/data tests/dynamics tests/engine tests/methods/select tests/models/test_loading.py tests/models/test_saving.py
 
 .PHONY: demo test test-lowest lint types imports check clean
 

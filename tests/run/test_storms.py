@@ -239,14 +239,14 @@ def test_a_disk_that_fills_up_at_any_write_is_one_sentence_and_costs_nothing(
 
 
 def test_a_file_system_that_turns_read_only_at_any_write_is_one_sentence_and_costs_nothing(
-    server: Server, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]
+    run: Run, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]
 ) -> None:
     _, expected, moments = undisturbed
     kinds = [kind for kind in first_of_each(moments) if kind.startswith(("open", "mkdir", "rename", "link"))]
     picked = set(random.Random(7).sample(kinds, min(len(kinds), int(os.environ.get("READ_ONLY", 8)))))
     folder, refused = job(), 0
     for at in (0, *(kind for kind in kinds if kind in picked)):
-        code, output = server.run(folder, kind="read-only", at=at)
+        code, output = run(folder, kind="read-only", at=at)
         assert code in (0, 2), (at, output)
         if code == 0:
             assert not difference(outcome(folder), expected), at
@@ -255,14 +255,14 @@ def test_a_file_system_that_turns_read_only_at_any_write_is_one_sentence_and_cos
         refused += 1
         sentence = tell_sentence(output)
         assert sentence.startswith("error: cannot write ") and "the file system is read-only" in sentence, (at, output)
-    code, output = server.run(folder)
+    code, output = run(folder)
     assert code == 0 and not difference(outcome(folder), expected), output
     assert refused >= len(picked) - 4
     assert not half_written(folder)
 
 
 def test_a_finished_run_on_a_read_only_file_system_is_read_and_not_written(
-    server: Server, undisturbed: tuple[Path, dict[str, Any], list[str]]
+    command_server: Any, undisturbed: tuple[Path, dict[str, Any], list[str]]
 ) -> None:
     folder = undisturbed[0]
     for arguments, code in (
@@ -272,7 +272,7 @@ def test_a_finished_run_on_a_read_only_file_system_is_read_and_not_written(
         (("run", "job.yaml"), 2),
         (("report", "runs/job"), 2),
     ):
-        found, output = server.wait(server.start(folder, *arguments, kind="read-only", at=0))
+        found, output = command_server.start(folder, *arguments, trouble={"kind": "read-only", "at": 0}).wait()
         assert found == code, (arguments, output)
         if code:
             sentence = tell_sentence(output)

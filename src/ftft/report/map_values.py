@@ -97,11 +97,10 @@ def map_values(dynamics: Dynamics, name: str, source: str | None = None, *, to_d
     confidence, variability = scores["confidence"], scores["variability"]
     view = ExamplesOfDynamics.of(dynamics)
     told = "correctness" in scores
-    probability = None if told and to_draw else _trajectory(held)
+    trajectory, region = np.empty((len(dynamics.epochs), 0), dtype=np.float32), np.empty(0, dtype=np.int64)
+    probability = trajectory if told and to_draw else _trajectory(held)
     correctness = scores["correctness"] if told else _sign_correctness(held, probability, quantity)
-    if to_draw:
-        trajectory, region = np.empty((len(dynamics.epochs), 0), dtype=np.float32), np.empty(0, dtype=np.int64)
-    else:
+    if not to_draw:
         trajectory = np.where(dynamics.seen, probability, np.float32(np.nan))
         region = _regions(confidence, variability, dynamics.ids)
     return MapValues(
@@ -175,10 +174,10 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
     return np.where(values >= 0, 1.0, wide) / (1.0 + wide)
 
 
-def _sign_correctness(held: Dynamics, trajectory: np.ndarray | None, quantity: str) -> np.ndarray | None:
+def _sign_correctness(held: Dynamics, trajectory: np.ndarray, quantity: str) -> np.ndarray | None:
     """Epochs in which a margin was positive, or more than half of the rollouts passed; None of plain probabilities, which
     do not say what was predicted."""
-    if trajectory is None or quantity.startswith("probability"):
+    if quantity.startswith("probability"):
         return None
     right = ((trajectory > 0.5) & held.seen).sum(axis=0).astype(np.float64)
     return np.where(held.seen.any(axis=0), right, np.nan)
