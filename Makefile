@@ -8,13 +8,20 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types imports check clean
+# What is tested with the lowest versions (constraints-lowest.txt), in an environment of its own; torch stays as it is.
+LOWEST := .venv-lowest
+LOWEST_TESTS ?= tests/data tests/dynamics tests/engine tests/methods/select tests/models/test_loading.py tests/models/test_saving.py
+
+.PHONY: demo test test-lowest lint types imports check clean
 
 demo: $(STAMP)-demo
 	$(BIN)/ftft demo
 
 test: $(STAMP)-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
 
 check: lint types imports
 
@@ -40,5 +47,10 @@ $(STAMP)-test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt "$(TORCH)" -e ".[demo,test]"
 	touch $@
 
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --only-binary=:all: -c constraints-lowest.txt "$(TORCH)" pytest hypothesis -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache

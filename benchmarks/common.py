@@ -253,9 +253,15 @@ class _TimedLoop(TrainingLoop):
         self.inside[-1] += time.perf_counter() - started
 
 
-def run_loop(job: Job, turn: Turn, *, recording: Callable[[int], bool] = lambda step: True) -> Timing:
+def run_loop(
+    job: Job,
+    turn: Turn,
+    *,
+    recording: Callable[[int], bool] = lambda step: True,
+    prepare: Callable[[Training], None] = lambda training: None,
+) -> Timing:
     """Our loop with the defaults of `ftft run` but for what the job says; a job that is recorded is so in the steps (from 0)
-    for which ``recording`` holds."""
+    for which ``recording`` holds. ``prepare`` gets the training before it begins."""
     one, task, data, schedule = job.prepare()
     recorder = DynamicsBuffer(data.examples.ids, data.examples.labels.astype(np.int32), num_classes=CLASSES)
     plan = schedule.plan(0)[: job.total]
@@ -286,6 +292,7 @@ def run_loop(job: Job, turn: Turn, *, recording: Callable[[int], bool] = lambda 
         notify=step_ended,
     )
     torch.manual_seed(job.seed)
+    prepare(training)
     loop = _TimedLoop(training)
     outcome = loop.run()
     if job.recorded and not recorder.dynamics().seen.any():

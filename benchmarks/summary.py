@@ -6,6 +6,9 @@
     python benchmarks/score_ten_million.py --json results/benchmarks/score_ten_million.json
     python benchmarks/map_pan.py --out results/benchmarks/map_pan.json
     python benchmarks/method_memory.py --out results/benchmarks/method_memory.json
+    python benchmarks/startup.py --out results/benchmarks/startup.json
+    python benchmarks/step_profile.py --out results/benchmarks/step_profile.json
+    python benchmarks/ten_million.py --out results/benchmarks/ten_million.json
     python benchmarks/summary.py
 
 Each figure stands with its target, whether it is met, and how busy the machine was.
@@ -38,6 +41,9 @@ def table(results: Path) -> str:
         ("score_ten_million", _scoring),
         ("map_pan", _map_pan),
         ("method_memory", _method_memory),
+        ("startup", _startup),
+        ("step_profile", _step_profile),
+        ("ten_million", _ten_million),
     ):
         path = results / f"{name}.json"
         if path.exists():
@@ -127,6 +133,46 @@ def _map_pan(result: Mapping[str, Any]) -> Iterator[Line]:
             f"{between:.0f} ms between frames, {used:.0f} ms of processor time",
             f"at most 100 ms between frames: {_met(between <= 100)}",
             f"headless Chromium without graphics, {cores}{_load(result)}",
+        )
+
+
+def _startup(result: Mapping[str, Any]) -> Iterator[Line]:
+    target = result["target_seconds"]
+    for name, found in result["commands"].items():
+        one = found["processor"]
+        yield (
+            f"start-up of ftft {name}, beyond importing the libraries (processor time)",
+            f"{one['own_seconds']:.2f} s ({one['ratio']:.2f}x importing them alone, {one['libraries_seconds']:.1f} s)",
+            f"at most {target:g} s: {_met(one['own_seconds'] <= target)}",
+            _machine(result),
+        )
+
+
+def _step_profile(result: Mapping[str, Any]) -> Iterator[Line]:
+    target = result["target"]
+    for key, what in (("realistic_lengths", "realistic lengths"), ("32_tokens", "32 tokens")):
+        one = result[key]["outside"]
+        low, high = one["interval_95"]
+        yield (
+            f"share of a recorded step outside forward, backward, clipping and optimizer, {what}",
+            f"{100 * one['ratio']:.2f} % [{100 * low:.2f}, {100 * high:.2f}]",
+            f"at most {100 * target:g} %: {_met(one['ratio'] <= target)}",
+            _machine(result),
+        )
+
+
+def _ten_million(result: Mapping[str, Any]) -> Iterator[Line]:
+    """One line a phase: seconds of processor time and memory at every size, and the growth at the last step."""
+    sizes = {int(rows): found for rows, found in result["sizes"].items()}
+    largest, growth = max(sizes), list(result["growth"].values())
+    for name, found in sizes[largest].items():
+        times = ", ".join(f"{sizes[rows][name]['cpu_seconds']:.1f} s" for rows in sorted(sizes))
+        grows = f"; growth {growth[-1][name]:.2f}" if growth else ""
+        yield (
+            f"{name}, {', '.join(f'{rows:,}' for rows in sorted(sizes))} rows",
+            f"{times} of processor time, {found['peak_bytes'] / GIB:.2f} GiB at the last{grows}",
+            f"at most 4 GiB: {_met(found['peak_bytes'] <= 4 * GIB)}; linear: growth 1",
+            f"{result['machine']['cores']} cores, load {found['load_before']:.1f} before",
         )
 
 

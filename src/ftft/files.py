@@ -94,7 +94,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise explain_os_error(error, path) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a file system that turned read-only: the first error says so
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -189,7 +190,8 @@ def copy_file(source: Path, target: Path) -> None:
     except OSError as error:
         raise explain_os_error(error, target) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def copy_folder(source: Path, target: Path) -> None:

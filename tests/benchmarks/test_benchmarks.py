@@ -79,6 +79,37 @@ def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_profile_of_a_step_says_what_lies_outside_the_model(tmp_path):
+    out = tmp_path / "result.json"
+    command = [sys.executable, str(FOLDER / "step_profile.py"), "--smoke", "--threads", "1", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    for key in ("realistic_lengths", "32_tokens"):
+        parts, outside = result[key]["parts"], result[key]["outside"]["ratio"]
+        assert set(parts) == {"forward", "backward", "clipping", "optimizer"} and min(parts.values()) > 0
+        assert 0 < outside < 1 and sum(parts.values()) + outside == pytest.approx(1, abs=0.2)
+    shares = [one["share"] for one in result["operators"]]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
+    assert "aten::addmm" in [one["operator"] for one in result["operators"]]
+
+
+@pytest.mark.slow
+def test_the_chain_of_a_large_data_set_runs_phase_by_phase(tmp_path):
+    out = tmp_path / "result.json"
+    command = [sys.executable, str(FOLDER / "ten_million.py"), "--rows", "300", "600", "--folder", str(tmp_path)]
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(out.read_text())
+    assert list(result["sizes"]) == ["300", "600"] and list(result["growth"]) == ["300 to 600"]
+    phases = result["sizes"]["600"]
+    assert len(phases) == 7 and all(one["seconds"] > 0 and one["peak_bytes"] > 2**20 for one in phases.values())
+    for name in ("load JSONL with an id column", "load Parquet, ids from the content"):
+        assert phases[name]["rows"] > 500 and phases[name]["duplicates"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json"]
+
+
+@pytest.mark.slow
 def test_sides_take_turns_in_processes_of_their_own(common, works, tmp_path):
     log = tmp_path / "log"
     sides = [partial(works.note_turns, log, name, 3) for name in "ab"]

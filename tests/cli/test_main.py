@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ from ftft.cli import main as cli
 from ftft.dynamics.score_names import SCORES
 from ftft.errors import Interrupted, UserError
 from ftft.methods.registry import list_methods, list_tasks
+from ftft.run.reading import recipe_to_yaml
 
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "pandas", "pyarrow", "numpy", "safetensors", "peft", "trl")
 
@@ -52,6 +56,46 @@ def test_reading_a_recipe_imports_nothing_heavy() -> None:
     code = f"import sys, ftft\nftft.load_recipe\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+SEEN = """
+import os, sys
+from ftft.cli.main import main
+def say():
+    sys.stderr.write("HEAVY " + " ".join(name for name in {names!r} if name in sys.modules) + "\\n")
+    sys.stderr.flush()
+"""
+CHECK = SEEN + "try:\n    main(['check', {recipe!r}])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\nsay()\n"
+FIRST_STEP = (
+    SEEN + "import ftft.engine.loop\nftft.engine.loop.TrainingLoop.run = lambda loop: (say(), os._exit(0))\n"
+    "main(['run', {recipe!r}])\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "others"),
+    [
+        (
+            CHECK,
+            (*(name for name in HEAVY if name not in ("pandas", "pyarrow", "numpy", "safetensors")), "scipy", "matplotlib"),
+        ),
+        (FIRST_STEP, ("datasets", "peft", "trl", "ray", "matplotlib", "sklearn", "statsmodels")),
+    ],
+    ids=["check", "run, up to the first step"],
+)
+def test_what_a_command_has_no_use_for_is_not_imported(
+    program: str,
+    others: tuple[str, ...],
+    tmp_path: Path,
+    tiny_bert_folder: Path,
+    tiny_recipe: Callable[..., Any],
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe_to_yaml(tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}})))
+    code = program.format(names=others, recipe=str(recipe))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("HEAVY")] == ["HEAVY "]
 
 
 def test_help_lists_every_command_without_importing_one(

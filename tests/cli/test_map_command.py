@@ -113,6 +113,20 @@ def test_names_that_are_no_utf_8_crash_nothing(
     assert data_of(out)["maps"][0]["name"] == "in r?"
 
 
+def test_more_examples_than_a_page_takes_are_refused_as_a_page_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftft.report.parts.MOST_EXPLORED", N - 1)
+    write_dynamics(make(), tmp_path / "own.parquet")
+    code, error = call(capsys, "map", tmp_path / "own.parquet", "--out", tmp_path / "map.html")
+    assert code == 2 and error.startswith(
+        f"error: {tmp_path / 'own.parquet'} holds 30 examples, and a page to explore takes up to"
+    )
+    assert error.endswith("that ends in .png or .svg for a picture") and not (tmp_path / "map.html").exists()
+    pytest.importorskip("matplotlib")
+    assert call(capsys, "map", tmp_path / "own.parquet", "--out", tmp_path / "map.svg") == (0, "")
+
+
 def test_texts_are_shown_and_left_out(tmp_path: Path, train: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dynamics(make(), tmp_path / "d.parquet")
     out = tmp_path / "map.html"

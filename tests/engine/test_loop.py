@@ -429,6 +429,16 @@ def test_predictions_are_in_the_order_of_the_data_whatever_the_batches():
         np.testing.assert_allclose(picked[int(row)], many[row], atol=1e-6)
 
 
+def test_evaluation_is_in_batches_of_like_lengths():
+    data = tiny_data(n=200)
+    shapes = [batch.shape for batch, _ in predict_batches(tiny_model(), TextClassification(max_length=24), data, batch_size=16)]
+    assert [size for size, _ in shapes] == [16] * 12 + [8]
+    rounded = np.minimum(-(-data.lengths // 8) * 8, 24)  # widths are multiples of 8
+    padded = sum(size * width for size, width in shapes)
+    assert rounded.sum() <= padded < 1.1 * rounded.sum()
+    assert padded < 0.8 * 200 * rounded.max()  # what batches in the data's own order would take
+
+
 def test_label_smoothing_does_not_change_what_is_recorded():
     data = tiny_data()
     records = []

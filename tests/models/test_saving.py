@@ -59,6 +59,31 @@ def test_folder_holds_card_and_metadata_and_no_machine_paths(tiny_bert_folder, t
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
+def flip_last_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_in_the_weights_is_one_sentence(tiny_model, tiny_tokenizer, tmp_path):
+    saved = save_model(tmp_path / "saved", tiny_model("bert"), tiny_tokenizer)
+    load_saved(saved)
+    flip_last_bit(saved / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged: its content does not fit the SHA-256 .* ftft\.json"):
+        load_saved(saved)
+    with pytest.raises(UserError, match="stages.main.model: .* is damaged"):
+        load_classifier(ModelSettings(path=str(saved)), ("a", "b"), where="stages.main.model")
+    (saved / "ftft.json").unlink()  # whoever changed the weights on purpose says so by this
+    load_saved(saved)
+
+
+@pytest.mark.parametrize("document", ["{", "[]", "{}", '{"weights_sha256": 3}', '{"weights_sha256": {"other": "0"}}'])
+def test_a_model_whose_file_keeps_no_hash_of_the_weights_loads(tiny_model, tiny_tokenizer, tmp_path, document):
+    saved = save_model(tmp_path / "saved", tiny_model("bert"), tiny_tokenizer)
+    (saved / "ftft.json").write_text(document)
+    load_saved(saved)
+
+
 def test_saved_again_replaces_the_old_model(tiny_model, tiny_tokenizer, tmp_path):
     save_model(tmp_path / "saved", tiny_model("bert"), tiny_tokenizer, card="old")
     save_model(tmp_path / "saved", tiny_model("electra"), tiny_tokenizer)

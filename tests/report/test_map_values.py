@@ -17,7 +17,7 @@ from ftft.dynamics.table import Dynamics
 from ftft.errors import UserError
 from ftft.report.map_page import map_page
 from ftft.report.map_payload import ExplorerData, Texts, payload
-from ftft.report.map_values import MapValues, map_values, with_selection
+from ftft.report.map_values import DRAWN, MapValues, map_values, with_selection
 from ftft.report.transfer import spearman, transfer, transfer_tables
 
 N, E = 50, 4
@@ -53,6 +53,25 @@ def test_a_map_of_logits_is_that_of_the_scores_and_prefers_the_mean_probability(
     assert values.preferred.tolist() == [-1 if row == 9 else int(mean[row].argmax()) for row in range(N)]
     assert values.region[9] == -1 and np.isnan(values.points().correctness[9])
     np.testing.assert_allclose(values.points().correctness[7], scores["correctness"][7] / 3)
+
+
+@pytest.mark.parametrize("kind", ["logits", "margin", "probability"])
+def test_what_is_only_drawn_is_computed_alike_and_nothing_beyond_it(kind: str) -> None:
+    margin = np.random.default_rng(1).normal(0, 3, (E, N)).astype(np.float32)
+    table = {
+        "logits": classified(),
+        "margin": dynamics(statistics={"margin": margin}),
+        "probability": dynamics(statistics={"probability": expit(margin)}),
+    }[kind]
+    whole, drawn = map_values(table, "here"), map_values(table, "here", to_draw=True)
+    for name in ("confidence", "variability", "correctness", "seen", "labels"):
+        one, other = getattr(whole, name), getattr(drawn, name)
+        assert (one is None) == (other is None) == (name in ("correctness", "labels") and one is None)
+        if one is not None:
+            np.testing.assert_array_equal(one, other)
+    assert set(drawn.scores) == set(DRAWN) & set(whole.scores)
+    assert drawn.trajectory.shape == (E, 0) and drawn.region.shape == (0,) and drawn.preferred is None
+    np.testing.assert_array_equal(whole.points().correctness, drawn.points().correctness)
 
 
 def test_regions_are_the_ambiguous_then_the_hard_then_the_easy() -> None:

@@ -217,7 +217,7 @@ def test_a_disk_that_fills_up_at_any_write_is_one_sentence_and_costs_nothing(
 ) -> None:
     _, expected, moments = undisturbed
     kinds = [kind for kind in first_of_each(moments) if not kind.startswith(("remove", "rmdir"))]
-    picked = set(random.Random(6).sample(kinds, int(os.environ.get("FULL", 20))))
+    picked = set(random.Random(6).sample(kinds, min(len(kinds), int(os.environ.get("FULL", 20)))))
     folder, refused = job(), 0
     for at in (kind for kind in kinds if kind in picked):
         code, output = run(folder, kind="full", at=at)
@@ -233,6 +233,50 @@ def test_a_disk_that_fills_up_at_any_write_is_one_sentence_and_costs_nothing(
     code, output = run(folder)
     assert code == 0 and not difference(outcome(folder), expected), output
     assert refused >= len(picked) - 5
+
+
+# -- a read-only file system ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_system_that_turns_read_only_at_any_write_is_one_sentence_and_costs_nothing(
+    run: Run, job: Callable[[], Path], undisturbed: tuple[Path, dict[str, Any], list[str]]
+) -> None:
+    _, expected, moments = undisturbed
+    kinds = [kind for kind in first_of_each(moments) if kind.startswith(("open", "mkdir", "rename", "link"))]
+    picked = set(random.Random(7).sample(kinds, min(len(kinds), int(os.environ.get("READ_ONLY", 8)))))
+    folder, refused = job(), 0
+    for at in (0, *(kind for kind in kinds if kind in picked)):
+        code, output = run(folder, kind="read-only", at=at)
+        assert code in (0, 2), (at, output)
+        if code == 0:
+            assert not difference(outcome(folder), expected), at
+            folder = job()
+            continue
+        refused += 1
+        sentence = tell_sentence(output)
+        assert sentence.startswith("error: cannot write ") and "the file system is read-only" in sentence, (at, output)
+    code, output = run(folder)
+    assert code == 0 and not difference(outcome(folder), expected), output
+    assert refused >= len(picked) - 4
+    assert not half_written(folder)
+
+
+def test_a_finished_run_on_a_read_only_file_system_is_read_and_not_written(
+    command_server: Any, undisturbed: tuple[Path, dict[str, Any], list[str]]
+) -> None:
+    folder = undisturbed[0]
+    for arguments, code in (
+        (("verify", "runs/job", "--steps", "1"), 0),
+        (("select", "runs/job", "--fraction", "0.3", "--out", "chosen.csv"), 0),
+        (("eval", "runs/job/model", "job.yaml"), 0),
+        (("run", "job.yaml"), 2),
+        (("report", "runs/job"), 2),
+    ):
+        found, output = command_server.start(folder, *arguments, trouble={"kind": "read-only", "at": 0}).wait()
+        assert found == code, (arguments, output)
+        if code:
+            sentence = tell_sentence(output)
+            assert sentence.startswith("error: cannot write runs/") and "the file system is read-only" in sentence, output
 
 
 # -- damaged files ------------------------------------------------------------------------------------------------------

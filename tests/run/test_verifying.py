@@ -181,6 +181,22 @@ def test_the_last_bit_of_a_loss_or_of_the_weights_is_found(
     assert code == 1 and "main: 5 of 24 steps DIFFER: the weights after step 5 have other bits" in out
 
 
+def test_a_flipped_bit_of_the_saved_model_is_found(moved: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = moved
+    weights = folder / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    code, out, _ = verify(capsys, folder, "--steps", "1")
+    first, *rest = out.splitlines()
+    assert code == 1 and first.startswith(f"model: {weights} is damaged: its content does not fit the SHA-256")
+    assert rest == [f"{name}: 1 of 24 steps match in losses" for name in STAGES]
+    with pytest.raises(SystemExit) as caught:
+        main(["eval", str(folder / "model"), str(folder / "recipe.yaml")])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(f"error: model: {weights} is damaged")
+
+
 def test_other_versions_and_another_processor_are_named(moved: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = moved
 

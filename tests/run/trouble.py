@@ -1,4 +1,4 @@
-"""Trouble at a chosen moment of a process' writing: a kill, or a disk that is full from then on.
+"""Trouble at a chosen moment of a process' writing: a kill, or a disk that is full, or a file system read-only, from then on.
 
 A moment is one thing the process asks of the file system below a folder: to open a file for writing, to flush, rename, link
 or remove one, to make a folder; or the end of a library's own writing (Parquet, safetensors), which is then cut in half.
@@ -17,11 +17,12 @@ from typing import Any
 
 FULL = "No space left on device"
 GROWING = ("open", "mkdir", "rename", "link", "flush", "written")  # what a full disk refuses; removing always works
+CHANGING = ("open", "mkdir", "rename", "link", "remove", "rmdir")  # what a read-only file system refuses
 
 
 class Trouble:
-    """``kind``: "watch" (write the names of the moments to ``log``), "kill" or "full"; ``at``: the moment, as its name (the
-    first of that name) or its number from 0."""
+    """``kind``: "watch" (write the names of the moments to ``log``), "kill", "full" or "read-only"; ``at``: the moment, as its
+    name (the first of that name) or its number from 0."""
 
     def __init__(self, root: str, kind: str, at: int | str | None, log: str) -> None:
         self.root, self.kind, self.at = os.path.realpath(root), kind, at
@@ -37,6 +38,9 @@ class Trouble:
         elif self.begun and self.kind == "kill":
             self.cut(path, what)
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.begun and self.kind == "read-only":
+            if what in CHANGING:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
         elif self.begun and what in GROWING:
             if what == "written":
                 self.cut(path, what)
@@ -75,7 +79,7 @@ class Trouble:
             place = self.inside(arguments[1])
         elif event in ("os.remove", "os.rmdir", "os.mkdir"):
             place = self.inside(arguments[0], arguments[-1])
-        if place is not None and not place.endswith("/.lock"):
+        if place is not None and (self.kind == "read-only" or not place.endswith("/.lock")):
             self.moment(event.removeprefix("os."), place)
 
     def install(self) -> None:

@@ -41,6 +41,7 @@ def command(
     from ftft.dynamics.parquet import open_dynamics
     from ftft.files import write_text
     from ftft.report.map_values import map_values
+    from ftft.report.parts import MOST_EXPLORED
     from ftft.run.portable import portable_path
 
     inputs = [path for path in (dynamics, other, data, selection) if path is not None]
@@ -51,8 +52,15 @@ def command(
     if picture and other is not None:
         raise UserError(f"{out} is a picture of one map; leave {other} out, or give --out a name that ends in .html")
     sources = [dynamics, *([] if other is None else [other])]
-    named = zip(sources, _names(sources))
-    maps = [map_values(open_dynamics(path), name, portable_path(str(path))) for path, name in named]
+    maps = []
+    for path, name in zip(sources, _names(sources)):
+        found = open_dynamics(path)
+        if not picture and len(found) > MOST_EXPLORED:
+            raise UserError(
+                f"{path} holds {len(found):,} examples, and a page to explore takes up to {MOST_EXPLORED:,}; give --out a name "
+                "that ends in .png or .svg for a picture"
+            )
+        maps.append(map_values(found, name, portable_path(str(path)), to_draw=picture))
     if selection is not None:
         maps[0] = _with_selection(maps[0], selection)
     texts = None

@@ -132,5 +132,7 @@ def joined(column: pa.ChunkedArray) -> pa.Array:
     """The column as one array (large strings where 32-bit offsets could not hold them)."""
     if pa.types.is_string(column.type) and column.nbytes > 2**31 - 1:
         column = column.cast(pa.large_string())
+    if column.num_chunks == 1:  # Arrow would copy it
+        return column.chunk(0)
     array = column.combine_chunks()
     return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array

@@ -66,10 +66,8 @@ def load_data(
     if settings.corrections is not None:
         corrections = read_corrections(expand(settings.corrections, "data.corrections"))
     warnings: list[str] = []
-    parts = [_read_part(file, settings, inputs, say) for file in files]
-    names = model_labels([part.labels for part in parts], settings.labels, warnings) if inputs.labelled else ()
-    warnings += [sentence for part in parts for sentence in part.warnings]
-    train = _examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts])
+    train = _training_examples(files, settings, inputs, say, warnings)
+    names = train.label_names
     sets = {
         name: _evaluation_set(name, file, settings, inputs, names, train.inputs.keys(), warnings, say)
         for name, file in settings.evaluation.items()
@@ -108,9 +106,18 @@ def load_examples(
     as in :func:`load_data`, whose ``data.labels`` are ``label_names`` here."""
     files = [file] if isinstance(file, DataFile) else list(file)
     settings = DataSettings(train=files, columns=columns, labels=label_names)
-    parts = [_read_part(one, settings, inputs, lambda message: None) for one in files]
-    names = model_labels([part.labels for part in parts], label_names, []) if inputs.labelled else ()
-    return with_fingerprint(_examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts]))
+    return with_fingerprint(_training_examples(files, settings, inputs, lambda message: None, []))
+
+
+def _training_examples(
+    files: Sequence[DataFile], settings: DataSettings, inputs: TaskInputs, say: Callable[[str], None], warnings: list[str]
+) -> Examples:
+    """The training files' examples, labelled; what was noticed joins the ``warnings``. The files' own columns go with it: of
+    a large set two copies are in memory only while they are joined."""
+    parts = [_read_part(file, settings, inputs, say) for file in files]
+    names = model_labels([part.labels for part in parts], settings.labels, warnings) if inputs.labelled else ()
+    warnings += [sentence for part in parts for sentence in part.warnings]
+    return _examples(parts, names, [to_codes(part.labels, names, owner="training") for part in parts])
 
 
 def _check_variables(files: Sequence[DataFile], evaluation: Mapping[str, EvaluationFile]) -> None:
@@ -232,7 +239,7 @@ def _examples(parts: Sequence[_Part], names: Sequence[str], codes: Sequence[np.n
                 f"the files of data.train give {' and '.join(parts[0].inputs)} as well as {' and '.join(part.inputs)}; "
                 "name the same in the `columns` of each"
             )
-    inputs = {name: pa.concat_arrays([part.inputs[name] for part in parts]) for name in parts[0].inputs}
+    inputs = {name: joined(pa.chunked_array([part.inputs[name] for part in parts])) for name in parts[0].inputs}
     starts = np.cumsum([0, *(len(part) for part in parts)])
 
     def where(row: int) -> str:
@@ -256,7 +263,7 @@ def _ids(parts: Sequence[_Part]) -> pa.Array:
     without = [part for part in parts if part.ids is None]
     made = pa.array([], pa.string())
     if without:
-        made = content_ids([pa.concat_arrays([part.inputs[name] for part in without]) for name in without[0].inputs])
+        made = content_ids([joined(pa.chunked_array([part.inputs[name] for part in without])) for name in without[0].inputs])
     arrays, used = [], 0
     for part in parts:
         if part.ids is not None:

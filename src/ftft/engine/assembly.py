@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ftft.methods.contract import Adapted, Models, StepHook, Trainables
 
 if TYPE_CHECKING:
+    import torch
+
     from ftft.engine.sharding import Shards
     from ftft.methods.contract import Adapter, Calibration, OptimizerMethod
 

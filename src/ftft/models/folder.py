@@ -58,12 +58,30 @@ class ModelFolder:
         """Tensor name -> (dtype, shape), from the weights files' headers; UserError where a file is cut short."""
         return {name: entry for path in self.weights for name, entry in read_safetensors_header(path).items()}
 
+    def require_saved(self, hashes: Mapping[str, str], where: str) -> None:
+        """UserError where a weights file is not the one that was saved: ``hashes`` (of :meth:`hashes`) against those that
+        ``ftft.json`` keeps of a model of ours. A flipped bit would load without a word."""
+        kept = self._saved("weights_sha256")
+        for name, digest in hashes.items():
+            if isinstance(kept, Mapping) and kept.get(name, digest) != digest:
+                raise UserError(
+                    f"{where}: {self.path / name} is damaged: its content does not fit the SHA-256 that {MODEL_FILE} beside it "
+                    f"keeps; copy the model again, or remove {MODEL_FILE} if the weights were changed on purpose"
+                )
+
     def lineage(self) -> tuple[str, ...]:
         """The names that the model and what it was made from go by, as its files keep them."""
         names = [self.source, str(self.config.get("_name_or_path") or "")]
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # most models are not of our making
-            names += json.loads((self.path / MODEL_FILE).read_text(encoding="utf-8")).get("lineage") or []
+        with contextlib.suppress(TypeError):
+            names += self._saved("lineage") or []
         return tuple(dict.fromkeys(str(name) for name in names if name))
+
+    def _saved(self, key: str) -> Any:
+        """What ``ftft.json`` says under ``key``; None where it does not, as beside most models, which are not of our making."""
+        try:
+            return json.loads((self.path / MODEL_FILE).read_text(encoding="utf-8")).get(key)
+        except (OSError, ValueError, AttributeError):
+            return None
 
     def fingerprint(self, hashes: Mapping[str, str], settings: ModelSettings, label_names: tuple[str, ...]) -> str:
         """A SHA-256 of all that determines the loaded model but the seed: weights, config, tokenizer and

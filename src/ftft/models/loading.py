@@ -108,6 +108,7 @@ def _load(
 
     folder.tensors()  # says in one sentence that a file is cut short; from_pretrained would say it in ten lines
     hashes = folder.hashes()
+    folder.require_saved(hashes, where)
     with quiet_transformers():
         config = _config(folder, settings, where)
         own_names = label_names_of(config)

@@ -16,6 +16,7 @@ from ftft.files import (
     flush_folder,
     replace_folder,
     safetensors_os_error,
+    sha256_file,
     write_json,
     write_text,
 )
@@ -31,8 +32,8 @@ def save_model(
     metadata: Mapping[str, Any] | None = None,
     card: str | None = None,
 ) -> Path:
-    """Write weights (safetensors), config with the label names, tokenizer, ``metadata`` (``ftft.json``) and ``card``
-    (``README.md``) to ``folder``; returns it.
+    """Write weights (safetensors), config with the label names, tokenizer, ``metadata`` with the weights' SHA-256
+    (``ftft.json``) and ``card`` (``README.md``) to ``folder``; returns it.
 
     A model already in ``folder`` is replaced; the old one stays whole until the new one is. Raises UserError when the
     folder holds something else, and when the disk is full or may not be written; nothing half-written stays behind.
@@ -68,7 +69,8 @@ def _write(folder: Path, model: Any, tokenizer: Any, metadata: Mapping[str, Any]
         model.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-    write_json(folder / MODEL_FILE, metadata, kind="model")
+    weights = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    write_json(folder / MODEL_FILE, {**metadata, "weights_sha256": weights}, kind="model")
     if card is not None:
         write_text(folder / "README.md", card)
     for path in folder.rglob("*"):

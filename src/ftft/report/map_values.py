@@ -24,8 +24,8 @@ from ftft.report.map_points import MapPoints
 
 REGIONS = ("ambiguous", "hard to learn", "easy to learn")
 REGION_SHARE = 0.33
-DRAWN = ("confidence", "variability", "correctness")
 RATES = ("pass_rate", "success_rate", "reward_rate")  # statistics that are shares of right answers
+DRAWN = ("confidence", "variability", "correctness")  # the scores that a drawing shows
 CHUNK = 65_536
 
 
@@ -83,31 +83,40 @@ class MapValues:
         )
 
 
-def map_values(dynamics: Dynamics, name: str, source: str | None = None, *, explored: bool = True) -> MapValues:
-    """The map of dynamics; UserError where they hold nothing that a map can be drawn from, or fewer than two epochs. One that
-    is only drawn, not ``explored``, has no scores but those of the drawing and no preferred classes."""
+def map_values(dynamics: Dynamics, name: str, source: str | None = None, *, to_draw: bool = False) -> MapValues:
+    """The map of dynamics; UserError where they hold nothing that a map can be drawn from, or fewer than two epochs.
+
+    ``to_draw``: only what a drawing needs, of many millions of examples: no ``scores`` but the map's own, and neither
+    trajectories ([E, 0]), regions ([0]) nor preferred classes.
+    """
     held, quantity = _with_probability(dynamics)
     if len(held.epochs) < 2:
         raise UserError(f"a data map needs probabilities in at least 2 epochs, and {len(held.epochs)} were recorded")
-    names = [one for one in available_scores(held) if one != "random" and (explored or one in DRAWN)]
+    names = [one for one in available_scores(held) if one in DRAWN or not (to_draw or one == "random")]
     scores = compute_scores(held, names)
     confidence, variability = scores["confidence"], scores["variability"]
     view = ExamplesOfDynamics.of(dynamics)
-    trajectory = _trajectory(held)
+    told = "correctness" in scores
+    trajectory, region = np.empty((len(dynamics.epochs), 0), dtype=np.float32), np.empty(0, dtype=np.int64)
+    probability = trajectory if told and to_draw else _trajectory(held)
+    correctness = scores["correctness"] if told else _sign_correctness(held, probability, quantity)
+    if not to_draw:
+        trajectory = np.where(dynamics.seen, probability, np.float32(np.nan))
+        region = _regions(confidence, variability, dynamics.ids)
     return MapValues(
         name=name,
         source=source,
         quantity=quantity,
         ids=dynamics.ids.cast(pa.string()),
         epochs=dynamics.epochs,
-        trajectory=np.where(dynamics.seen, trajectory, np.float32(np.nan)),
+        trajectory=trajectory,
         confidence=confidence,
         variability=variability,
-        correctness=scores["correctness"] if "correctness" in scores else _sign_correctness(held, trajectory, quantity),
+        correctness=correctness,
         aum=scores.get("aum"),
         seen=dynamics.seen.sum(axis=0),
-        region=_regions(confidence, variability, dynamics.ids),
-        preferred=_preferred(dynamics) if explored else None,
+        region=region,
+        preferred=None if to_draw else _preferred(dynamics),
         labels=view.labels,
         label_names=view.label_names,
         scores=scores,

@@ -91,14 +91,14 @@ def load_parts(folder: Path, result: Mapping[str, Any]) -> Parts:
     maps, explored = {}, {}
     for found in (one for name in stage_names(result) for one in _recorded(folder, result, name)):
         try:
-            dynamics = read_dynamics(found.path)
-            small = len(dynamics) <= MOST_EXPLORED
-            values = map_values(dynamics, found.of, found.source, explored=small)
+            recorded = read_dynamics(found.path)
+            explorable = len(recorded) <= MOST_EXPLORED
+            values = map_values(recorded, found.of, found.source, to_draw=not explorable)
         except UserError as error:
             notes.append(f"There is no data map {found.of}: {_without_folder(error, folder)}.")
             continue
         maps[found.key] = data_map(values, found.users, _diagnosis(result, found.users))
-        if small:
+        if explorable:
             explored[found.key] = with_selections(values, found.users, selections, rules)
         else:
             notes.append(f"The map {found.of} is not in the explorer, which takes up to {MOST_EXPLORED:,} examples.")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ftft.engine.ledger import Ledger
 from ftft.engine.precision import weights_in
@@ -30,6 +29,8 @@ from ftft.tasks.contract import Task
 from ftft.tasks.metrics import merge_probabilities, normalise
 
 if TYPE_CHECKING:
+    import torch
+
     from ftft.data.examples import EvaluationSet, LoadedData
 
 VERSION = 1

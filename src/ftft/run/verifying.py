@@ -32,7 +32,8 @@ from ftft.methods.contract import Sampler, Selection
 from ftft.methods.created import FILE as CREATED
 from ftft.methods.created import read_created
 from ftft.methods.selection import read_selection
-from ftft.models.folder import CONFIG
+from ftft.models.folder import CONFIG, folder_at
+from ftft.models.settings import ModelSettings
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.recipe import Recipe
 from ftft.run.runner import read_result, run_store
@@ -117,6 +118,20 @@ def _model_in(store: Store, key: str) -> Path | None:
         return found.path("model") if found.finished else None
     except (UserError, ValueError):
         return None
+
+
+def damage_to_model(folder: Path) -> str | None:
+    """What is wrong with the weights in a run's ``model/``, by the SHA-256 that were kept when they were saved; None where
+    nothing is, or the model was taken away."""
+    path = folder / "model"
+    if not path.is_dir():
+        return None
+    try:
+        found = folder_at(path, ModelSettings(path=str(path)), "model")
+        found.require_saved(found.hashes(), "model")
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _recipe_of(folder: Path) -> Recipe:
