@@ -49,7 +49,7 @@ $(STAMP)-test: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --only-binary=:all: -c constraints-lowest.txt "$(TORCH)" pytest hypothesis -e .
+	$(LOWEST)/bin/python -m pip install --quiet --only-binary=:all: -c constraints-lowest.txt "$(TORCH)" pytest hypothesis peft -e .
 	touch $@
 
 clean:
