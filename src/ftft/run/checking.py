@@ -8,12 +8,12 @@ from ftft.data.loading import load_data
 from ftft.methods.registry import build_task
 from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
-from ftft.run.measuring import require_heads, require_packing
 from ftft.run.other_models import inspected
 from ftft.run.recipe import Recipe, Stage, pretrained
+from ftft.run.requiring import require_heads, require_packing
 from ftft.run.search_space import require_sampler
 from ftft.run.selections import PlannedSelection, plan_selections
-from ftft.run.trainer_stages import trainer_rows
+from ftft.run.trainer_rows import trainer_rows
 
 
 def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = lambda text: None) -> Iterator[str]:

@@ -3,23 +3,21 @@ stages that differ in how they train share them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ftft.data.examples import Examples
 from ftft.engine.ledger import Ledger
 from ftft.engine.provenance import provenance
 from ftft.engine.writing import CountedWriting
 from ftft.errors import UserError
-from ftft.files import fingerprint, sha256_file
+from ftft.files import sha256_file
 from ftft.methods import registry
 from ftft.methods.contract import Created
 from ftft.methods.created import FILE, read_created, write_created
 from ftft.models.loading import LoadedModel, load_saved
 from ftft.paths import expand
-from ftft.run.recipe import Stage
 from ftft.run.store import StageFolder, stage_key
 from ftft.tasks.contract import files_of
 
@@ -95,23 +93,3 @@ def _spec(run: StageRun, model: LoadedModel, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "train": run.data.train.fingerprint,
     }
-
-
-class NobodyWrites:
-    """Stands in for a model before anything is computed: no answer ever ends."""
-
-    def write(self, examples: Examples, most: int) -> list[str | None]:
-        return [None] * len(examples)
-
-
-def stand_in(stage: Stage, train: Examples, where: str) -> Examples:
-    """The examples of a stage as they will be, but for what is written; UserError, led by ``where``, for what cannot be made.
-    Their fingerprint is another one for all that makes them others."""
-    if stage.create is None:
-        return train
-    try:
-        created: Created = registry.build("create", stage.create, where).create(train, NobodyWrites())
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    made_from = fingerprint([train.fingerprint, stage.create, asdict(stage.model), stage.use_model_of])
-    return replace(created.examples, fingerprint=made_from)

@@ -19,10 +19,8 @@ from ftft.errors import UserError
 from ftft.files import fingerprint
 from ftft.methods import registry
 from ftft.models.loading import LoadedModel, load_model, load_saved
-from ftft.models.packing import require_separate
 from ftft.run.evaluating import Ready, ready
-from ftft.run.evaluators import of_models
-from ftft.run.recipe import Recipe, Stage
+from ftft.run.recipe import Stage
 from ftft.run.store import StageFolder
 from ftft.state.manifest import read_guarded, write_manifest
 from ftft.tasks.contract import Task
@@ -34,31 +32,6 @@ if TYPE_CHECKING:
     from ftft.data.examples import EvaluationSet, LoadedData
 
 VERSION = 1
-
-
-def require_heads(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
-    """UserError where an evaluator needs the predictions of a model that has no head for the recipe's labels before it is
-    trained."""
-    for name, stage in recipe.stages.items():
-        for section in of_models(stage):
-            if stage.model.stage is None and "base_predictions" in registry.header("evaluate", section["name"]).needs:
-                try:
-                    load_model(
-                        stage.model, task.model, label_names, seed=recipe.seed, where=f"stages.{name}.model", require_head=True
-                    )
-                except UserError as error:
-                    raise UserError(
-                        f"stages.{name}.evaluate: {section['name']} compares with the model before training; {error}"
-                    ) from None
-
-
-def require_packing(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
-    """UserError where a stage is to pack several examples in a row and its model does not keep them apart."""
-    for name, stage in recipe.stages.items():
-        if stage.train.pack:
-            where = f"stages.{name}"
-            loaded = load_model(stage.model, task.model, label_names, seed=recipe.seed, where=f"{where}.model")
-            require_separate(loaded.model, f"{where}.train.pack")
 
 
 @dataclass

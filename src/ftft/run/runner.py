@@ -49,17 +49,18 @@ from ftft.run.evaluating import (
     write_named_predictions,
 )
 from ftft.run.evaluators import of_predictions
-from ftft.run.measuring import measure, require_heads, require_packing
+from ftft.run.measuring import measure
 from ftft.run.other_models import require_other_models
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
+from ftft.run.requiring import require_heads, require_packing
 from ftft.run.search_space import require_sampler
 from ftft.run.selections import learned_prior, plan_selections
 from ftft.run.stages import FinishedStage, StageRun, begun_with
 from ftft.run.store import StageFolder, Store
 from ftft.run.telling import data_summary, stamps, tell_more
-from ftft.run.trainer_stages import trainer_rows
+from ftft.run.trainer_rows import trainer_rows
 from ftft.state.manifest import read_guarded, write_manifest
 from ftft.tasks.contract import Task, quantities_of
 from ftft.tracking.events import EventLog

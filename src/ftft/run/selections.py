@@ -27,8 +27,8 @@ from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.methods.contract import Sampler, ScoringModel, Selection
 from ftft.paths import expand
-from ftft.run.creating import stand_in
 from ftft.run.recipe import Recipe, Stage
+from ftft.run.stand_ins import stand_in
 from ftft.run.trainer_combinations import learned_rows
 from ftft.tasks.contract import quantities_of
 

@@ -1,0 +1,43 @@
+"""What the models of a recipe must be able to do, tried before anything is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ftft.errors import UserError
+from ftft.methods import registry
+from ftft.run.evaluators import of_models
+from ftft.run.recipe import Recipe, pretrained
+
+if TYPE_CHECKING:
+    from ftft.tasks.contract import Task
+
+
+def require_heads(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
+    """UserError where an evaluator needs the predictions of a model that has no head for the recipe's labels before it is
+    trained."""
+    from ftft.models.loading import load_model  # torch is loaded only where a model has to be tried
+
+    for name, stage in recipe.stages.items():
+        for section in of_models(stage):
+            if stage.model.stage is None and "base_predictions" in registry.header("evaluate", section["name"]).needs:
+                try:
+                    load_model(
+                        stage.model, task.model, label_names, seed=recipe.seed, where=f"stages.{name}.model", require_head=True
+                    )
+                except UserError as error:
+                    raise UserError(
+                        f"stages.{name}.evaluate: {section['name']} compares with the model before training; {error}"
+                    ) from None
+
+
+def require_packing(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
+    """UserError where a stage is to pack several examples in a row and its model does not keep them apart."""
+    from ftft.models.loading import load_model
+    from ftft.models.packing import require_separate
+
+    for name, stage in recipe.stages.items():
+        if stage.train.pack:
+            where = f"stages.{name}"
+            loaded = load_model(pretrained(recipe, name), task.model, label_names, seed=recipe.seed, where=f"{where}.model")
+            require_separate(loaded.model, f"{where}.train.pack")
