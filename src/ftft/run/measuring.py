@@ -20,6 +20,7 @@ from ftft.files import fingerprint
 from ftft.methods import registry
 from ftft.models.loading import LoadedModel, load_model, load_saved
 from ftft.run.evaluating import Ready, ready
+from ftft.run.evaluators import of_models
 from ftft.run.recipe import Stage
 from ftft.run.store import StageFolder
 from ftft.state.manifest import read_guarded, write_manifest
