@@ -217,7 +217,7 @@ def test_a_disk_that_fills_up_at_any_write_is_one_sentence_and_costs_nothing(
 ) -> None:
     _, expected, moments = undisturbed
     kinds = [kind for kind in first_of_each(moments) if not kind.startswith(("remove", "rmdir"))]
-    picked = set(random.Random(6).sample(kinds, min(len(kinds), int(os.environ.get("FULL", 20)))))
+    picked = set(random.Random(6).sample(kinds, min(len(kinds), int(os.environ.get("FULL", 1000)))))
     folder, refused = job(), 0
     for at in (kind for kind in kinds if kind in picked):
         code, output = run(folder, kind="full", at=at)

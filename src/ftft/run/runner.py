@@ -116,7 +116,7 @@ def run_recipe(
             _run_in(folder, recipe, notify, keep, processes)
         except UserError:
             if is_new and processes.is_first and [entry.name for entry in folder.iterdir()] == [FolderLock.FILE]:
-                shutil.rmtree(folder)  # refused before anything was done: as if it had not been called
+                shutil.rmtree(folder, ignore_errors=True)  # refused before anything was done: as if it had not been called
             raise
         except OSError as error:
             # What we write says so itself; this is for a full disk met inside a library (a cache, a temporary file).
