@@ -62,9 +62,7 @@ def load_data(
         raise UserError("data.train names no file; at least one is needed")
     _check_variables(files, settings.evaluation)
     refuse_training_files(files, settings.evaluation)
-    corrections = None
-    if settings.corrections is not None:
-        corrections = read_corrections(expand(settings.corrections, "data.corrections"))
+    corrections = None if settings.corrections is None else read_corrections(expand(settings.corrections, "data.corrections"))
     warnings: list[str] = []
     train = _training_examples(files, settings, inputs, say, warnings)
     names = train.label_names

@@ -49,6 +49,7 @@ from ftft.run.evaluating import (
     write_named_predictions,
 )
 from ftft.run.evaluators import of_predictions
+from ftft.run.finished import FinishedStage, begun_with
 from ftft.run.measuring import measure
 from ftft.run.other_models import require_other_models
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
@@ -57,7 +58,7 @@ from ftft.run.recipe import Recipe
 from ftft.run.requiring import require_heads, require_packing
 from ftft.run.search_space import require_sampler
 from ftft.run.selections import learned_prior, plan_selections
-from ftft.run.stages import FinishedStage, StageRun, begun_with
+from ftft.run.stages import StageRun
 from ftft.run.store import StageFolder, Store
 from ftft.run.telling import data_summary, stamps, tell_more
 from ftft.run.trainer_rows import trainer_rows

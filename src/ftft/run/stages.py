@@ -38,10 +38,11 @@ from ftft.models.packing import require_separate
 from ftft.paths import expand
 from ftft.run import trainer_stages
 from ftft.run.creating import Creation, create
+from ftft.run.finished import FinishedStage, begun_with, stage_event
 from ftft.run.finishing import Trained
 from ftft.run.other_models import fingerprints
 from ftft.run.portable import portable_model
-from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, upstream, without_later
+from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, without_later
 from ftft.run.search_space import applied
 from ftft.run.searching import StageSearch, search_sets
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
@@ -54,33 +55,6 @@ OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a sta
 ENDLESS = 10**9
 
 Notify = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class FinishedStage:
-    """What a stage left, and where."""
-
-    name: str
-    key: str
-    folder: Path
-    reused: bool
-    summary: Mapping[str, Any]
-    ledger: Ledger
-    model_at: Path | None = None  # where its model is kept elsewhere
-
-    @property
-    def model_folder(self) -> Path:
-        return self.model_at or self.folder / "model"
-
-    @property
-    def creates(self) -> bool:
-        """Whether it made its own examples."""
-        return "creation" in self.summary
-
-    @property
-    def dynamics_path(self) -> Path | None:
-        path = self.folder / "dynamics.parquet"
-        return path if path.exists() else None
 
 
 @dataclass
@@ -388,7 +362,7 @@ class StageRun:
             keep_best=combiner.needs_best,
             ledger=ledger,
             folder=folder,
-            notify=self._named(self.notify),
+            notify=lambda event: self.notify({"stage": self.name, **event}),
             warn=self.warn,
         )
         if self.validates():
@@ -397,9 +371,6 @@ class StageRun:
             training.stop_score = steering.mean
             training.validate = lambda current: steering.scores(current, self.processes)
         return training
-
-    def _named(self, notify: Notify) -> Notify:
-        return lambda event: notify({"stage": self.name, **event})
 
     def _buffer(self, model: LoadedModel) -> DynamicsBuffer:
         assert self.stage.dynamics is not None
@@ -426,17 +397,3 @@ class StageRun:
         prepared = {name: self.task.prepare(one.examples, model.processor) for name, one in sets.items()}
         settings = self.stage.stop or StopSettings(patience=ENDLESS, metric=self.task.steering[0])
         return SteeringSets(self.task, sets, prepared, settings, training.precision, training.flops, lambda: training.ledger)
-
-
-def begun_with(model: ModelSettings, earlier: Mapping[str, FinishedStage]) -> ModelSettings:
-    """Settings that name a stage's model, as those of the folder it lies in; others as they are."""
-    if model.stage is None:
-        return model
-    return replace(model, stage=None, path=str(earlier[model.stage].model_folder))
-
-
-def stage_event(recipe: Recipe, name: str) -> dict[str, Any]:
-    """What is told when a stage begins: its place among the others, and those it uses."""
-    names = list(recipe.stages)
-    place = {"number": names.index(name) + 1, "of": len(names), "uses": upstream(recipe.stages, name)}
-    return {"event": "stage", "stage": name, **place}

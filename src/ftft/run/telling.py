@@ -21,10 +21,10 @@ from ftft.run.costs import given_dynamics
 from ftft.run.diagnosing import class_prior, diagnose_map
 from ftft.run.evaluating import Evaluation
 from ftft.run.evaluators import of_predictions
+from ftft.run.finished import FinishedStage
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe
 from ftft.run.searching import found_by_search
-from ftft.run.stages import FinishedStage
 from ftft.tasks.contract import Task
 
 USED_DYNAMICS = "dynamics_used.parquet"

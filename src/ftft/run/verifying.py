@@ -34,11 +34,12 @@ from ftft.methods.created import read_created
 from ftft.methods.selection import read_selection
 from ftft.models.folder import CONFIG, folder_at
 from ftft.models.settings import ModelSettings
+from ftft.run.finished import FinishedStage, stage_event
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.recipe import Recipe
 from ftft.run.runner import read_result, run_store
 from ftft.run.selections import selection_and_sampler
-from ftft.run.stages import FinishedStage, StageRun, stage_event
+from ftft.run.stages import StageRun
 from ftft.run.store import Store, stage_key
 from ftft.run.yaml_reading import read_yaml_file
 
