@@ -74,7 +74,7 @@ def measure(row: str, size: str, steps: int) -> dict[str, int]:
             with saved:
                 loss = loss_of(batch)
             if torch.is_grad_enabled():
-                (loss.total / loss.units).backward()
+                (loss.total / float((batch.weights * task.units(batch)).sum())).backward()
             gradients = sum(size_of(p.grad) for p in made.adapted.model.parameters() if p.grad is not None)
             found["gradients"] = max(found["gradients"], gradients)
             found["saved_activations"] = max(found["saved_activations"], saved.bytes)

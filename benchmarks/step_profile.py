@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from common import Job
 
+from ftft.engine import step as engine_step
 from ftft.engine.training import Training
 from ftft.methods.contract import Models
 
@@ -70,9 +71,9 @@ class Watch:
     def everywhere(self) -> Any:
         """Time the backward passes and the clipping."""
         with ExitStack() as stack:
-            backward, clip = torch.Tensor.backward, torch.nn.utils.clip_grad_norm_
+            backward, clip = torch.Tensor.backward, engine_step.clip_gradient
             stack.enter_context(patch.object(torch.Tensor, "backward", self.timed("backward", backward)))
-            stack.enter_context(patch.object(torch.nn.utils, "clip_grad_norm_", self.timed("clipping", clip)))
+            stack.enter_context(patch.object(engine_step, "clip_gradient", self.timed("clipping", clip)))
             yield
 
 

@@ -262,9 +262,9 @@ def test_a_file_system_that_turns_read_only_at_any_write_is_one_sentence_and_cos
 
 
 def test_a_finished_run_on_a_read_only_file_system_is_read_and_not_written(
-    command_server: Any, undisturbed: tuple[Path, dict[str, Any], list[str]]
+    command_server: Any, undisturbed: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
-    folder = undisturbed[0]
+    folder = shutil.copytree(undisturbed[0], tmp_path / "job")
     for arguments, code in (
         (("verify", "runs/job", "--steps", "1"), 0),
         (("select", "runs/job", "--fraction", "0.3", "--out", "chosen.csv"), 0),

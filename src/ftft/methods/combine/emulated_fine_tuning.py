@@ -36,6 +36,7 @@ class EmulatedFineTuning:
     roles: ClassVar[tuple[str, ...]] = ("target",)
     offers: ClassVar[tuple[str, ...]] = ("members",)
     tasks: ClassVar[tuple[str, ...]] = ("causal_language_modelling",)
+    sharded: ClassVar[bool] = True
     artefact: ClassVar[str] = "predictor"
     needs_best: ClassVar[bool] = False
     paper: ClassVar[str] = "Mitchell et al. 2023, arXiv 2310.12962"
