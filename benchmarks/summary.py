@@ -43,6 +43,7 @@ def table(results: Path) -> str:
         ("method_memory", _method_memory),
         ("startup", _startup),
         ("step_profile", _step_profile),
+        ("faster_models", _faster_models),
         ("ten_million", _ten_million),
     ):
         path = results / f"{name}.json"
@@ -157,6 +158,18 @@ def _step_profile(result: Mapping[str, Any]) -> Iterator[Line]:
             f"share of a recorded step outside forward, backward, clipping and optimizer, {what}",
             f"{100 * one['ratio']:.2f} % [{100 * low:.2f}, {100 * high:.2f}]",
             f"at most {100 * target:g} %: {_met(one['ratio'] <= target)}",
+            _machine(result),
+        )
+
+
+def _faster_models(result: Mapping[str, Any]) -> Iterator[Line]:
+    for name, what in (("compiled", "torch.compile"), ("eager_attention", "attention that is not fused")):
+        one = result[name]
+        ready, plain = one["warm_up_seconds"]
+        yield (
+            f"steps with {what}, against the model as it is ({result['precision']})",
+            f"{_ratio(one['wall'])}x; warm-up {ready:.0f} s, as it is {plain:.0f} s",
+            "",
             _machine(result),
         )
 

@@ -56,7 +56,9 @@ def ratios_in(value):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script, ratios", [("throughput", 6), ("flop_rate", 8), ("recorder_overhead", 4)])
+@pytest.mark.parametrize(
+    "script, ratios", [("throughput", 6), ("flop_rate", 8), ("recorder_overhead", 4), ("faster_models", 4)]
+)
 def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
     out = tmp_path / "result.json"
     command = [sys.executable, str(FOLDER / f"{script}.py"), "--smoke", "--threads", "1", "--out", str(out)]
@@ -72,6 +74,9 @@ def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
         assert 0 < low <= one["ratio"] <= high and len(one["pairs"]) in (2, 8)  # one process makes more than two do
     assert result["machine"]["threads"] == 1
     assert platform.node() not in done.stdout and str(Path.home()) not in done.stdout and str(FOLDER) not in done.stdout
+    if script == "faster_models":
+        assert 0 < result["compiled"]["loss_gap"] < 0.2 and result["eager_attention"]["loss_gap"] < 1e-3
+        assert result["compiled"]["warm_up_seconds"][0] > result["compiled"]["warm_up_seconds"][1]
     if script == "recorder_overhead":
         assert result["loop"]["losses_identical"] and result["trainer"]["losses_identical"]
         inside = result["loop"]["share_inside_the_recorder"]
