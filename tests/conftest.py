@@ -69,6 +69,30 @@ def tiny_tokenizer() -> Any:
     )
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer: Any) -> Iterator[Any]:
+    """The tiny tokenizer with an end-of-text token, as language models have one; a module's own fixture takes its place."""
+    tiny_tokenizer.eos_token = "[SEP]"
+    yield tiny_tokenizer
+    tiny_tokenizer.eos_token = None
+
+
+@pytest.fixture(scope="session")
+def answered() -> Callable[..., Any]:
+    """``answered(prompts, completions)``: examples r0, r1, ... of a language model's task; without completions, any."""
+    import numpy as np
+    import pyarrow as pa
+
+    from ftft.data.examples import Examples
+
+    def rows(prompts: list[str], completions: list[str] | None = None) -> Any:
+        inputs = {"prompt": pa.array(prompts), "completion": pa.array(completions or ["x"] * len(prompts))}
+        ids = pa.array([f"r{place}" for place in range(len(prompts))])
+        return Examples(ids, inputs, np.zeros(len(prompts), dtype=np.int64), (), "f")
+
+    return rows
+
+
 @pytest.fixture(scope="session")
 def tiny_config(tiny_tokenizer: Any) -> Callable[..., Any]:
     """``tiny_config("bert", num_hidden_layers=3)``: a tiny transformers config of that architecture (bert, roberta,

@@ -67,3 +67,9 @@ def test_subset_rows_plan_the_steps_of_plain_fine_tuning(full: Suite) -> None:
         epochs = cell_recipe(full, "hate_speech", row, 0).stages["main"].train.epochs
         assert epochs is not None and plain is not None
         assert epochs * share == pytest.approx(plain, rel=0.011), row
+
+
+def test_a_trial_keeps_the_validation_set_that_a_row_selects_towards() -> None:
+    suite = read_suite(SUITES / "methods.yaml")
+    sets = {row: set(cell_recipe(suite, "sentiment", row, 0, trial=True).data.evaluation) for row in ("erm", "got_d")}
+    assert sets == {"erm": {"validation"}, "got_d": {"validation", "ood_validation"}}

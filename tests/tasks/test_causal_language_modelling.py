@@ -27,13 +27,6 @@ COMPLETIONS = ["good", "very funny film", "sleeps", "nobody is happy", "inside a
 TASK = CausalLanguageModelling(max_length=32)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_tokenizer):
-    tiny_tokenizer.eos_token = "[SEP]"
-    yield tiny_tokenizer
-    tiny_tokenizer.eos_token = None
-
-
 def examples(prompts=PROMPTS, completions=COMPLETIONS):
     inputs = {"completion": pa.array(completions)} | ({"prompt": pa.array(prompts)} if prompts else {})
     if not prompts:

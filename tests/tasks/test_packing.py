@@ -4,13 +4,11 @@ refused."""
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from accelerate import Accelerator
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM
 
-from ftft.data.examples import Examples
 from ftft.dynamics.buffer import DynamicsBuffer
 from ftft.engine.batches import BatchSchedule
 from ftft.engine.loop import Training, TrainingLoop
@@ -31,17 +29,8 @@ TASK = CausalLanguageModelling(max_length=64)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_tokenizer):
-    tiny_tokenizer.eos_token = "[SEP]"
-    yield tiny_tokenizer
-    tiny_tokenizer.eos_token = None
-
-
-@pytest.fixture(scope="module")
-def data(tokenizer):
-    inputs = {"prompt": pa.array(PROMPTS), "completion": pa.array(COMPLETIONS)}
-    made = Examples(pa.array([f"r{i}" for i in range(N)]), inputs, np.zeros(N, dtype=np.int64), ("text",), "f")
-    return TASK.prepare(made, tokenizer)
+def data(tokenizer, answered):
+    return TASK.prepare(answered(PROMPTS, COMPLETIONS), tokenizer)
 
 
 def decoder(tiny_model, architecture):

@@ -18,13 +18,6 @@ PROMPTS = ["the film was", "a", "the dog runs outside and the cat sleeps", "", "
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_tokenizer):
-    tiny_tokenizer.eos_token = "[SEP]"
-    yield tiny_tokenizer
-    tiny_tokenizer.eos_token = None
-
-
-@pytest.fixture(scope="module")
 def model(tiny_model):
     """A GPT-2, whose positions end, with an end token that is neither rare nor everywhere."""
     torch.manual_seed(2)
@@ -37,12 +30,6 @@ def uncounted(*_):
     yield
 
 
-def rows(prompts):
-    n = len(prompts)
-    inputs = {"prompt": pa.array(prompts), "completion": pa.array(["x"] * n)}
-    return Examples(pa.array([f"r{i}" for i in range(n)]), inputs, np.zeros(n, dtype=np.int64), (), "f")
-
-
 def alone(model, tokenizer, prompt, limit, ends):
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
     config = GenerationConfig(do_sample=False, max_new_tokens=limit, eos_token_id=sorted(ends), pad_token_id=0)
@@ -51,7 +38,7 @@ def alone(model, tokenizer, prompt, limit, ends):
 
 
 @pytest.mark.parametrize("most", [3, 30])
-def test_a_text_that_ends_in_time_and_fits_is_the_models_own_and_any_other_is_none(model, tokenizer, most):
+def test_a_text_that_ends_in_time_and_fits_is_the_models_own_and_any_other_is_none(model, tokenizer, answered, most):
     task = CausalLanguageModelling(max_length=16)
     tokens = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in PROMPTS]
     # A token that ends some of the texts early: the third of the first one's own continuation.
@@ -59,7 +46,7 @@ def test_a_text_that_ends_in_time_and_fits_is_the_models_own_and_any_other_is_no
     first = model.generate(torch.tensor([tokens[0]]), generation_config=config)
     ends = {3, int(first[0, -1])}
     model.generation_config.eos_token_id = sorted(ends)
-    found = task.write(model, rows(PROMPTS), tokenizer, most=most, count=uncounted)
+    found = task.write(model, answered(PROMPTS), tokenizer, most=most, count=uncounted)
     ended = 0
     for prompt, own, one in zip(PROMPTS, tokens, found):
         if not own:
@@ -74,7 +61,7 @@ def test_a_text_that_ends_in_time_and_fits_is_the_models_own_and_any_other_is_no
     assert ended, "no text ended, and nothing was compared"
 
 
-def test_a_prompt_without_room_is_not_asked(model, tokenizer):
+def test_a_prompt_without_room_is_not_asked(model, tokenizer, answered):
     task = CausalLanguageModelling(max_length=6)
     asked = []
 
@@ -83,7 +70,7 @@ def test_a_prompt_without_room_is_not_asked(model, tokenizer):
         asked.append((kind, prompts, length))
         yield
 
-    found = task.write(model, rows(["a b c d e f", "a b c d e f g h", "a b"]), tokenizer, most=4, count=count)
+    found = task.write(model, answered(["a b c d e f", "a b c d e f g h", "a b"]), tokenizer, most=4, count=count)
     assert [one.tokens > 0 for one in found] == [False, False, True]
     assert all(size == 1 and length <= 6 for _, size, length in asked) and asked[0] == ("prefill", 1, 2)
 

@@ -81,30 +81,34 @@ class StagedKTO(_Observed, KTOTrainer):
         return torch.where(inputs["label"].bool(), ratios, -ratios)
 
 
-def _with_rows(collate: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+def _collator(kind: Callable[..., Callable[[Any], dict[str, Any]]], setup: Setup) -> Callable[[Any], dict[str, Any]]:
+    """TRL's collator, in widths as the task pads them, that keeps the numbers of the rows."""
+    width = MULTIPLE if setup.task.max_length % MULTIPLE == 0 else None
+    collate = kind(pad_token_id=setup.processor.pad_token_id, pad_to_multiple_of=width)
+
     def collated(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return {**collate(examples), ROW: torch.tensor([example[ROW] for example in examples])}
 
     return collated
 
 
-def _width(max_length: int) -> int | None:
-    return MULTIPLE if max_length % MULTIPLE == 0 else None
+def _shared(setup: Setup) -> dict[str, Any]:
+    """What both trainers are given, but for their settings, rows and collator."""
+    return {
+        "model": setup.model,
+        "ref_model": setup.reference,
+        "processing_class": setup.processor,
+        "optimizers": (setup.optimizer, setup.scheduler),
+    }
 
 
 def start_dpo(setup: Setup, columns: dict[str, list[Any]], **settings: Any) -> StagedDPO:
     """The DPO trainer on the rows ``columns`` (prompt_ids, chosen_ids, rejected_ids, row)."""
-    collator = DataCollatorForPreference(
-        pad_token_id=setup.processor.pad_token_id, pad_to_multiple_of=_width(setup.task.max_length)
-    )
     return StagedDPO(
-        model=setup.model,
-        ref_model=setup.reference,
+        **_shared(setup),
         args=DPOConfig(**options(setup), max_length=None, **settings),
-        data_collator=_with_rows(collator),
+        data_collator=_collator(DataCollatorForPreference, setup),
         train_dataset=datasets.Dataset.from_dict(columns),
-        processing_class=setup.processor,
-        optimizers=(setup.optimizer, setup.scheduler),
     )
 
 
@@ -117,17 +121,11 @@ def start_kto(setup: Setup, columns: dict[str, list[Any]], **settings: Any) -> S
         columns["KL_completion_ids"] = [
             other for start in range(0, len(told), size) for other in np.roll(_objects(told[start : start + size]), 1)
         ]
-    collator = DataCollatorForUnpairedPreference(
-        pad_token_id=setup.processor.pad_token_id, pad_to_multiple_of=_width(setup.task.max_length)
-    )
     return StagedKTO(
-        model=setup.model,
-        ref_model=setup.reference,
+        **_shared(setup),
         args=KTOConfig(**options(setup), max_length=None, **settings),
-        data_collator=_with_rows(collator),
+        data_collator=_collator(DataCollatorForUnpairedPreference, setup),
         train_dataset=datasets.Dataset.from_dict(columns),
-        processing_class=setup.processor,
-        optimizers=(setup.optimizer, setup.scheduler),
     )
 
 

@@ -122,7 +122,7 @@ def _fill_in(raw: dict[str, Any], row: Row, finished: FinishedRow) -> None:
 
 def _keep_sets(raw: dict[str, Any], suite: Suite, trial: bool) -> None:
     """Leave out the evaluation sets that this cell may not look at: a trial sees ID validation only, and what the row
-    stops or searches by; an exploration validation sets only (out-of-distribution ones included, where the recipe declares
+    stops, searches or selects by; an exploration validation sets only (out-of-distribution ones included, where the recipe declares
     them)."""
     if not trial and suite.kind == "confirm":
         return
@@ -134,7 +134,7 @@ def _keep_sets(raw: dict[str, Any], suite: Suite, trial: bool) -> None:
         for stage in raw["stages"].values()
         for key in ("stop", "search")
         for name in (stage.get(key) or {}).get("on") or ()
-    }
+    } | {choice.get("target") for stage in raw["stages"].values() if isinstance(choice := stage.get("select"), Mapping)}
     raw["data"]["evaluation"] = {
         name: one
         for name, one in sets.items()

@@ -6,13 +6,11 @@ import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from accelerate import Accelerator
 from transformers import LlamaForCausalLM
 
-from ftft.data.examples import Examples
 from ftft.engine.batches import BatchSchedule
 from ftft.engine.loop import Training, TrainingLoop
 from ftft.engine.settings import TrainSettings
@@ -28,21 +26,13 @@ TASK = CausalLanguageModelling(max_length=128)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_tokenizer):
-    tiny_tokenizer.eos_token = "[SEP]"
-    yield tiny_tokenizer
-    tiny_tokenizer.eos_token = None
-
-
-@pytest.fixture(scope="module")
-def data(tokenizer):
+def data(tokenizer, answered):
     source = np.random.default_rng(4)
     texts = {
-        name: pa.array([" ".join(source.choice(WORDS, size=source.integers(*sizes))) for _ in range(N)])
-        for name, sizes in (("prompt", (2, 9)), ("completion", (20, 60)))
+        name: [" ".join(source.choice(WORDS, size=source.integers(*sizes))) for _ in range(N)]
+        for name, sizes in (("prompts", (2, 9)), ("completions", (20, 60)))
     }
-    made = Examples(pa.array([f"r{i}" for i in range(N)]), texts, np.zeros(N, dtype=np.int64), ("text",), "f")
-    return TASK.prepare(made, tokenizer)
+    return TASK.prepare(answered(**texts), tokenizer)
 
 
 @pytest.fixture

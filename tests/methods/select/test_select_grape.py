@@ -117,13 +117,6 @@ def test_rows_without_prompts_or_with_one_answer_each_are_refused() -> None:
         GRAPE().select(examples([("a", "b"), ("c", "b")]), None, seed=0, scoring=Given([0.0, 0.0], [1, 1]))
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_tokenizer: Any) -> Any:
-    tiny_tokenizer.eos_token = "[SEP]"
-    yield tiny_tokenizer
-    tiny_tokenizer.eos_token = None
-
-
 @pytest.fixture
 def model(tiny_model: Callable[..., Any]) -> Any:
     torch.manual_seed(0)
