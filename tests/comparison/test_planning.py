@@ -85,6 +85,12 @@ def test_no_cell_is_made_before_its_rate_is_chosen(searched: Callable[..., Suite
     assert last.finished == 3 + 2  # three trials, and the chosen value's cells on all the sets it may see
 
 
+def test_cells_that_may_run_at_once_have_folders_of_their_own(searched: Callable[..., Suite]) -> None:
+    for plan in plans(searched(), peak_at(1e-4)):
+        names = [work.recipe.name for work in plan.ready]
+        assert len(set(names)) == len(names)
+
+
 def test_a_value_that_fails_is_worse_than_all_others(searched: Callable[..., Suite]) -> None:
     def finish(work: Work) -> Cell | str:
         return "the loss became nan" if work.value and work.value > 1e-4 else cell_of(work, score=(work.value or 0) * 1e4)

@@ -40,7 +40,10 @@ def cell_recipe(
     try:
         raw = _raw(suite, task, row)
         settings = suite.rows[row]
-        raw.update(seed=seed, main=MAIN, only=[MAIN], output=suite.output, name=f"{suite.name}-{task}-{row}-{seed}")
+        name = f"{suite.name}-{task}-{row}-{seed}"
+        if trial and value is not None:  # a folder of its own: several trials of a row run at once
+            name += f"-{value:g}"
+        raw.update(seed=seed, main=MAIN, only=[MAIN], output=suite.output, name=name)
         raw.pop("baseline", None)
         raw.pop("store", None)
         if suite.reference_seed is not None:
@@ -122,8 +125,8 @@ def _fill_in(raw: dict[str, Any], row: Row, finished: FinishedRow) -> None:
 
 def _keep_sets(raw: dict[str, Any], suite: Suite, trial: bool) -> None:
     """Leave out the evaluation sets that this cell may not look at: a trial sees ID validation only, and what the row
-    stops, searches or selects by; an exploration validation sets only (out-of-distribution ones included, where the recipe declares
-    them)."""
+    stops, searches or selects by; an exploration validation sets only (out-of-distribution ones included, where the recipe
+    declares them)."""
     if not trial and suite.kind == "confirm":
         return
     sets = raw.get("data", {}).get("evaluation") or {}
