@@ -97,13 +97,16 @@ class KeptAnswers:
         """The whole lines; what follows the last one is cut off, so that the next batch begins a line."""
         try:
             content = self.path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                os.truncate(self.path, whole)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror or error}") from error
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            try:
+                os.truncate(self.path, whole)
+            except OSError as error:
+                raise explain_os_error(error, self.path) from error
         return content[:whole].split(b"\n")[:-1]
 
 
