@@ -82,7 +82,7 @@ def test_a_file_of_a_newer_format_or_that_cannot_be_read_is_one_sentence(
         newer.setattr("ftft.engine.kept_answers.VERSION", 2)
         KeptAnswers(path, pytest.fail).keep("one", batch())
     with pytest.raises(
-        UserError, match=r"answers.jsonl is of format 2, and this ftft reads 1; upgrade ftft, or remove the file$"
+        UserError, match=r"answers.jsonl is of format 2, and this ftft reads 1; upgrade it, or remove the file$"
     ):
         KeptAnswers(path, pytest.fail)
     with pytest.raises(UserError, match="^cannot read .*: Is a directory$"):
@@ -247,7 +247,8 @@ def test_interrupted_between_batches_it_goes_on_behind_them(
         (path,) = (job / "runs").glob(KEPT)
         kept = KeptAnswers(path, pytest.fail).count
         assert str(error.value) == (
-            f"interrupted while stages.main.create was writing; {kept} answers are kept, and the same command goes on behind them"
+            f"interrupted while stages.main.create was writing; {kept} answers are kept, and the same command goes on behind "
+            "them"
         )
     told = run(job)
     assert told.of("creating")[0]["kept"] == kept and len(told.of("written")) == 1
@@ -340,9 +341,9 @@ def test_going_on_under_other_conditions_warns_and_marks_the_result(
 # -- kills of real processes -----------------------------------------------------------------------------------------
 
 
-kills = [pytest.mark.kill, pytest.mark.slow, pytest.mark.processes]
 KILLED = -signal.SIGKILL
-MANY = 320  # rows: five batches of its own answers, and some of paraphrases
+PATIENCE = 240.0  # seconds
+MANY = 640  # rows: ten batches of its own answers, and some of paraphrases
 FOLDER = ".store/<key>/checkpoints"
 WRITES = {  # the moments of writing that a kill is to come at
     "a batch that is being kept": f"open {FOLDER}/answers.jsonl",
@@ -363,6 +364,17 @@ def told_of(folder: Path, name: str) -> list[dict[str, Any]]:
     return [event for event in events_of(folder) if event["event"] == name]
 
 
+def wait_for_batches(process: Any, folder: Path, number: int, more_seconds: float = 0.0) -> None:
+    """Until so many batches were written in the folder, in this process or before, and a while longer."""
+    until = time.monotonic() + PATIENCE
+    while len(told_of(folder, "written")) < number:
+        assert not process.over() and time.monotonic() < until, process.output.read_text()
+        time.sleep(0.001)
+    until = time.monotonic() + more_seconds
+    while time.monotonic() < until:
+        time.sleep(0.001)
+
+
 @pytest.fixture(scope="module")
 def jobs(answering_llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     root = tmp_path_factory.mktemp("kills")
@@ -378,72 +390,71 @@ def straight(command_server: Any, jobs: Callable[[], Path]) -> tuple[dict[str, A
     assert code == 0, output
     found, written = outcome(folder), told_of(folder, "written")
     assert all(found["creation"]["counts"][source] >= 20 for source in ("self", "paraphrase", "gold"))
-    assert len(written) >= 8 and written[4]["done"] == MANY
+    assert len(written) >= 16 and written[9]["done"] == MANY
     seconds = told_of(folder, "created")[0]["time"] - told_of(folder, "creating")[0]["time"]
     moments = process.output.with_suffix(".moments").read_text().splitlines()
     assert set(WRITES.values()) <= set(moments), set(WRITES.values()) - set(moments)
     return found, seconds, moments
 
 
-class TestKilled:
-    pytestmark = kills
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.processes
+def test_killed_at_random_moments_of_writing_it_ends_as_if_undisturbed(
+    command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
+) -> None:
+    expected, seconds, _ = straight
+    folder, moments = jobs(), random.Random(23)
+    for written in (1, 2, 1, 2):
+        before = len(told_of(folder, "written"))
+        process = command_server.start(folder, "run", "job.yaml")
+        wait_for_batches(process, folder, before + written, moments.random() * seconds / 16)  # and up to a batch or so
+        psutil.Process(process.pid).kill()
+        assert process.wait()[0] == KILLED
+    assert not told_of(folder, "created")
+    code, output = command_server.start(folder, "run", "job.yaml").wait()
+    assert code == 0 and "Traceback" not in output, output
+    assert_same(folder, expected)
+    begun = [event["kept"] for event in told_of(folder, "creating")]
+    assert len(begun) == 5 and begun == sorted(set(begun)) and begun[0] == 0 and begun[1] % 64 == 0, begun
 
-    def test_at_random_moments_of_writing_it_ends_as_if_undisturbed(
-        self, command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
-    ) -> None:
-        expected, seconds, _ = straight
-        folder, moments = jobs(), random.Random(23)
-        for kill in range(5):
-            process = command_server.start(folder, "run", "job.yaml")
-            until = time.monotonic() + command_server.deadline
-            while len(told_of(folder, "creating")) <= kill:
-                assert not process.over() and time.monotonic() < until, process.output.read_text()
-                time.sleep(0.001)
-            until = time.monotonic() + moments.uniform(0.1, 0.6) * seconds
-            while time.monotonic() < until and not told_of(folder, "created"):
-                time.sleep(0.001)
-            psutil.Process(process.pid).kill()
-            assert process.wait()[0] == KILLED
-            if told_of(folder, "created"):
-                break
-        code, output = command_server.start(folder, "run", "job.yaml").wait()
-        assert code == 0 and "Traceback" not in output, output
-        assert_same(folder, expected)
-        begun = [event["kept"] for event in told_of(folder, "creating")]
-        assert len(begun) >= 3 and begun == sorted(begun) and begun[1] % 64 == 0 < begun[-1], begun
 
-    def test_at_every_kind_of_write_it_ends_as_if_undisturbed(
-        self, command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
-    ) -> None:
-        expected, _, moments = straight
-        last = max(number for number, moment in enumerate(moments) if moment == WRITES["a batch that is being kept"])
-        folder = jobs()
-        for at in [last // 2, last, *WRITES.values()]:  # by its number: with many batches kept; by its name: the first
-            code, output = command_server.start(folder, "run", "job.yaml", trouble={"kind": "kill", "at": at}).wait()
-            assert code == KILLED, (at, output)
-        assert not told_of(folder, "created"), "killed before it was told"
-        code, output = command_server.start(folder, "run", "job.yaml").wait()
-        assert code == 0 and "Traceback" not in output, output
-        assert_same(folder, expected)
-        assert len(told_of(folder, "creating")) < len(told_of(folder, "start")), "what is finished is not made again"
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.processes
+def test_killed_at_every_kind_of_write_it_ends_as_if_undisturbed(
+    command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
+) -> None:
+    expected, _, moments = straight
+    third = [number for number, moment in enumerate(moments) if moment == WRITES["a batch that is being kept"]][2]
+    folder = jobs()
+    for at in (third, *WRITES.values()):  # with two batches kept; then the first of each kind
+        code, output = command_server.start(folder, "run", "job.yaml", trouble={"kind": "kill", "at": at}).wait()
+        assert code == KILLED, (at, output)
+    assert not told_of(folder, "created"), "killed before it was told"
+    code, output = command_server.start(folder, "run", "job.yaml").wait()
+    assert code == 0 and "Traceback" not in output, output
+    assert_same(folder, expected)
+    assert len(told_of(folder, "creating")) < len(told_of(folder, "start")), "what is finished is not made again"
 
-    def test_ctrl_c_keeps_what_was_written_and_says_so(
-        self, command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
-    ) -> None:
-        folder = jobs()
-        for number, signals in enumerate((signal.SIGINT, signal.SIGTERM), start=1):
-            process = command_server.start(folder, "run", "job.yaml")
-            until = time.monotonic() + command_server.deadline
-            while len(told_of(folder, "written")) < 2 * number:
-                assert not process.over() and time.monotonic() < until, process.output.read_text()
-                time.sleep(0.001)
-            psutil.Process(process.pid).send_signal(signals)
-            code, output = process.wait()
-            sentence = output.splitlines()[-1]
-            assert code == 130 and "Traceback" not in output, output
-            assert sentence.startswith("interrupted while stages.main.create was writing; "), output
-            kept = int(sentence.split("; ")[1].split()[0])
-            assert kept >= 64 * 2 * number
-        code, output = command_server.start(folder, "run", "job.yaml").wait()
-        assert code == 0 and f"s3ft makes the examples, and goes on behind {kept} answers that were kept" in output, output
-        assert_same(folder, straight[0])
+
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.processes
+def test_ctrl_c_keeps_what_was_written_and_says_so(
+    command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
+) -> None:
+    folder = jobs()
+    for number, signals in enumerate((signal.SIGINT, signal.SIGTERM), start=1):
+        process = command_server.start(folder, "run", "job.yaml")
+        wait_for_batches(process, folder, 2 * number)
+        psutil.Process(process.pid).send_signal(signals)
+        code, output = process.wait()
+        sentence = output.splitlines()[-1]
+        assert code == 130 and "Traceback" not in output, output
+        assert sentence.startswith("interrupted while stages.main.create was writing; "), output
+        kept = int(sentence.split("; ")[1].split()[0])
+        assert kept >= 64 * 2 * number
+    code, output = command_server.start(folder, "run", "job.yaml").wait()
+    assert code == 0 and f"s3ft makes the examples, and goes on behind {kept} answers that were kept" in output, output
+    assert_same(folder, straight[0])

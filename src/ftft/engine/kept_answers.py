@@ -55,9 +55,7 @@ class KeptAnswers:
             document = json.loads(content)
             version = document["format_version"]
             if version > VERSION:
-                raise UserError(
-                    f"{path} is of format {version}, and this ftft reads {VERSION}; upgrade ftft, or remove the file"
-                )
+                raise UserError(f"{path} is of format {version}, and this ftft reads {VERSION}; upgrade it, or remove the file")
             self.batches[document["key"]] = _batch(document)
         if damaged:
             warn(f"{damaged} of the batches of answers kept in {path} are damaged; these are written anew")
