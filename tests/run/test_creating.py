@@ -235,7 +235,7 @@ def job(answering_llama_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_interrupted_between_batches_it_goes_on_behind_them(
-    job: Path, run: Callable[..., Told], undisturbed: tuple[dict[str, Any], Told]
+    job: Path, run: Callable[..., Told], undisturbed: tuple[dict[str, Any], Told], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, all_told = undisturbed
     batches, kept = len(all_told.of("written")), 0
@@ -245,12 +245,20 @@ def test_interrupted_between_batches_it_goes_on_behind_them(
             run(job, told=told)
         assert told.of("creating")[0]["kept"] == kept
         (path,) = (job / "runs").glob(KEPT)
-        kept = KeptAnswers(path, pytest.fail).count
+        batches_kept = KeptAnswers(path, pytest.fail).batches
+        kept = sum(len(one.answers) for one in batches_kept.values())
         assert str(error.value) == (
             f"interrupted while stages.main.create was writing; {kept} answers are kept, and the same command goes on behind "
             "them"
         )
+    counters = []
+    start = ftft.engine.writing.CountedWriting.__post_init__
+    monkeypatch.setattr(
+        ftft.engine.writing.CountedWriting, "__post_init__", lambda writer: (start(writer), counters.append(writer.flops))
+    )
     told = run(job)
+    before = {shape for one in batches_kept.values() for shape in one.shapes}
+    assert len(before) > 9 and before <= counters[0].known.keys(), "what was counted before is not counted anew"
     assert told.of("creating")[0]["kept"] == kept and len(told.of("written")) == 1
     assert told.of("written")[-1] == all_told.of("written")[-1]
     assert_same(job, expected)
