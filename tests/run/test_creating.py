@@ -466,3 +466,21 @@ def test_ctrl_c_keeps_what_was_written_and_says_so(
     code, output = command_server.start(folder, "run", "job.yaml").wait()
     assert code == 0 and f"s3ft makes the examples, and goes on behind {kept} answers that were kept" in output, output
     assert_same(folder, straight[0])
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(
+    command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
+) -> None:
+    folder = jobs()
+    for what in ("open", "flush"):
+        third = [number for number, one in enumerate(straight[2]) if one == f"{what} {FOLDER}/answers.jsonl"][2]
+        code, output = command_server.start(folder, "run", "job.yaml", trouble={"kind": "full", "at": third}).wait()
+        sentence = output.splitlines()[-1]
+        assert code == 2 and "Traceback" not in output, output
+        assert sentence.startswith("error: cannot write ") and "the disk is full" in sentence, output
+    assert command_server.start(folder, "run", "job.yaml").wait()[0] == 0
+    assert told_of(folder, "creating")[-1]["kept"] >= 128
+    assert_same(folder, straight[0])
