@@ -8,7 +8,7 @@ Nothing in the page is written by hand; a test holds it against the files.
 A row of a suite tries the methods in which it differs from the row it is like, or else from the baseline. What is claimed of a
 method is a *mechanism* (its oracles hold) or an *effect*: the suite asks the question in the paper's direction (a contrast of
 that row), and the interval of the answer lies on that side. Figures without such a question claim nothing beyond the mechanism.
-An evaluator that looks at models is tried by every row whose stage names it: what it measured there is said, and claims no more.
+An evaluator that looks at models is tried by every row whose stage names it; what it measured there is told and claims nothing.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def cell_recipe(
     ``value``: of the searched setting, in the place of the row's own. ``trial``: only the ID validation sets are
     evaluated, by their predictions alone. ``finished`` gives the cells that a row with ``cost_of`` or ``prior_of`` is
     made from; without it their part is left out (for looking at the rest). Raises UserError, led by task and row.
-        """
+    """
     try:
         raw = _raw(suite, task, row)
         settings = suite.rows[row]

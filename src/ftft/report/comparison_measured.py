@@ -34,7 +34,8 @@ def _grid(table: Mapping[str, Any], task: Task, evaluator: str) -> Grid:
     heads = [_capital(f"{_words(name)}{', %' * _is_share(name)}") for name in kept]
     rows = [[(title,), *(_cell(figures, name) for name in kept)] for title, figures in of_rows.items()]
     note = f"Means over seeds, and where the seeds differ the value of each. {caution(table)}".rstrip()
-    return Grid(_capital(evaluator.replace("_", " ")), [("Row",), *((head,) for head in heads)], rows, note)
+    title = f"Measured of the model: {evaluator.replace('_', ' ')}"  # so that it is no evaluation set's, whatever its name
+    return Grid(title, [("Row",), *((head,) for head in heads)], rows, note)
 
 
 def _cell(figures: Mapping[str, Any], name: str) -> Lines:
