@@ -43,7 +43,8 @@ passes the contract suite (`tests/contract`) and the oracles of its paper (`test
 
 *Mechanism*: its oracles hold. *Effect*: the paper's direction was seen here too, with an interval that lies on its side, in a
 comparison of [recipes/suites](../recipes/suites) whose cells are committed; differences are of the row against the one it is
-compared with, with 95 % intervals over seeds and examples. *Not measured*: no cell of such a comparison is committed.
+compared with, with 95 % intervals over seeds and examples. *Not measured*: no cell of such a comparison is committed. What an
+evaluator measured of a row's models is a mean over its seeds, and claims nothing.
 """
 
 
