@@ -15,6 +15,7 @@ from ftft.comparison.costs import baseline_flops, row_costs, searches_of
 from ftft.comparison.grid import ROLES, Grid
 from ftft.comparison.measuring import Measures
 from ftft.comparison.metrics import shown_metrics
+from ftft.comparison.model_figures import measured_means
 from ftft.comparison.planning import Plan, RowState
 from ftft.comparison.robustness import ErmLine, fit_line
 from ftft.comparison.statistics import Estimate, holm
@@ -129,6 +130,7 @@ def _row(
             role: {"sets": grid.roles[role], **estimates[role]} if finished and grid.roles[role] else None for role in ROLES
         },
         "versus": versus,
+        "measured": measured_means(list(cells.values())),
         "cost": row_costs(suite, state, row, grid.cells, unit),
         "trainable_parameters": None if any_cell is None else any_cell.document["trainable_parameters"],
         "parameters": None if any_cell is None else any_cell.document["parameters"],
