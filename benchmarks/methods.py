@@ -6,8 +6,9 @@ and what the committed comparisons found of it.
 Nothing in the page is written by hand; a test holds it against the files.
 
 A row of a suite tries the methods in which it differs from the row it is like, or else from the baseline. What is claimed of a
-method is a *mechanism* (its oracles hold) or an *effect*: the suite asks the question in the paper's direction (a contrast of
-that row), and the interval of the answer lies on that side. Figures without such a question claim nothing beyond the mechanism.
+method is a *mechanism* (its oracles hold) or an *effect*: the suite asks questions in the paper's direction (the contrasts of
+that row), and the intervals of all answers lie on that side. Figures without such a question, and those of a suite that calls
+itself a toy, claim nothing beyond the mechanism.
 An evaluator that looks at models is tried by every row whose stage names it; what it measured there is told and claims nothing.
 """
 
@@ -128,7 +129,8 @@ def _told(table: Mapping[str, Any], row: str, task: str, method: tuple[str, str]
         figures = told_figures(Row(row, one), name)
         return Found(f"{_place(table, row, task, one)}: {', '.join(figures)}", False) if figures else None
     asked = [ask for ask in table["contrasts"] if ask["row"] == row and ask["task"] == task]
-    return Found(f"{_place(table, row, task, one)}: {', '.join(_quality(table, one, asked))}", any(map(_holds, asked)))
+    effect = bool(asked) and all(map(_holds, asked)) and not table.get("toy")
+    return Found(f"{_place(table, row, task, one)}: {', '.join(_quality(table, one, asked))}", effect)
 
 
 def _place(table: Mapping[str, Any], row: str, task: str, one: Mapping[str, Any]) -> str:
@@ -136,6 +138,7 @@ def _place(table: Mapping[str, Any], row: str, task: str, one: Mapping[str, Any]
     count, waiting = len(one["seeds"]), len(one["pending"])
     fewer = f"; {waiting} seed{'s' * (waiting > 1)} to come" if waiting else ""
     label = f", {table['label'].split(':')[0]}" if table["label"] else ""
+    label += ", a toy" if table.get("toy") else ""
     where = f"[{table['name']}](../results/{table['name']}/table.md), {task}, row {row}"
     return f"{where} ({count} seed{'s' * (count > 1)}{label}{fewer})"
 

@@ -60,10 +60,10 @@ def row_of(value: float | None, gap: float | None, pending: tuple[int, ...] = ()
 
 
 def contrast(
-    row: str, against: str, gap: float | None, margin: float | None = None, metric: str = "accuracy"
+    row: str, against: str, gap: float | None, margin: float | None = None, metric: str = "accuracy", on: str = "ood"
 ) -> dict[str, Any]:
     kind = "different" if margin is None else "no worse"
-    ask = {"task": "feelings", "row": row, "against": against, "on": "ood", "metric": metric}
+    ask = {"task": "feelings", "row": row, "against": against, "on": on, "metric": metric}
     return {**ask, "kind": kind, "margin": margin, "difference": estimate(gap)}
 
 
@@ -72,7 +72,9 @@ def made(load_benchmark: Callable[[str], ModuleType], tmp_path: Path) -> Callabl
     """``made(contrast, ...)``: the lines of claims and figures by method, of a suite whose table holds these contrasts."""
     methods = load_benchmark("methods")
 
-    def make(*contrasts: dict[str, Any], finished: bool = True, measured: dict[str, Any] | None = None) -> dict[str, list[str]]:
+    def make(
+        *contrasts: dict[str, Any], finished: bool = True, measured: dict[str, Any] | None = None, toy: bool = False
+    ) -> dict[str, list[str]]:
         (tmp_path / "suites").mkdir(exist_ok=True)
         (tmp_path / "suites" / "tiny.yaml").write_text(ROWS)
         (tmp_path / "task.yaml").write_text(TASK)
@@ -84,7 +86,7 @@ def made(load_benchmark: Callable[[str], ModuleType], tmp_path: Path) -> Callabl
         for name, figures in (measured or {}).items():
             rows[name]["measured"] = figures
         table = {
-            "name": "tiny", "headline": "accuracy", "baseline": "erm", "label": "direction only: 3 seeds",
+            "name": "tiny", "headline": "accuracy", "baseline": "erm", "label": "direction only: 3 seeds", "toy": toy,
             "tasks": {"feelings": {"rows": rows}}, "contrasts": list(contrasts),
         }  # fmt: skip
         (tmp_path / "results" / "tiny").mkdir(parents=True, exist_ok=True)
@@ -132,8 +134,11 @@ def test_a_row_stands_under_the_methods_it_differs_in(made: Callable[..., dict[s
         ((contrast("lora", "erm", -0.02, metric="loss"),), True),
         ((contrast("lora", "erm", 0.02, metric="loss"),), False),
         ((contrast("lora_pro", "erm", 0.02),), False),
+        ((contrast("lora", "erm", 0.02), contrast("lora", "erm", -0.02, on="id")), False),
+        ((contrast("lora", "erm", 0.02), contrast("lora", "erm", 0.03, on="id")), True),
     ],
-    ids=["not asked", "better", "perhaps", "worse", "unknown", "no worse", "not shown", "lower", "higher", "another row"],
+    ids=["not asked", "better", "perhaps", "worse", "unknown", "no worse", "not shown", "lower", "higher", "another row"]
+    + ["yes and no", "twice yes"],
 )
 def test_an_effect_is_an_answer_with_its_interval_on_the_papers_side(
     asked: tuple[Any, ...], effect: bool, made: Callable[..., dict[str, list[str]]]
@@ -141,6 +146,12 @@ def test_an_effect_is_an_answer_with_its_interval_on_the_papers_side(
     claimed, measured = made(*asked)["lora"]
     assert claimed == f"- claimed: *{'effect' if effect else 'mechanism'}*"
     assert measured.endswith("*effect*") == effect and "OOD accuracy 71.0 (+1.0 [+0.0, +2.0] to erm)" in measured
+
+
+def test_a_toy_shows_a_mechanism_at_most(made: Callable[..., dict[str, list[str]]]) -> None:
+    claimed, measured = made(contrast("lora", "erm", 0.02), toy=True)["lora"]
+    assert claimed == "- claimed: *mechanism*" and "(3 seeds, direction only, a toy)" in measured
+    assert not measured.endswith("*effect*")
 
 
 def test_what_an_evaluator_measured_of_a_rows_model_stands_under_it_and_claims_nothing(
