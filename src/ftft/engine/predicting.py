@@ -29,7 +29,7 @@ from ftft.tasks.contract import Prepared, Task
 from ftft.tasks.packing import first_fit
 
 READ_WHOLE, SAMPLE = 10_000, 2_000  # a set of more examples than the one is known by a sample of the other
-MOST_SHAPES = 24  # of one kind that are counted; the rest follow from them (FlopCounter.estimate)
+MOST_SHAPES = 8  # of one kind that are counted, in seconds each; the rest follow from them (FlopCounter.estimate)
 EVALUATION_BATCH = 64  # as predict takes them
 
 
@@ -115,6 +115,11 @@ class PredictedTraining:
         spent = sum(self._cost(shape) * times for shape, times in self._times.items())
         t.ledger.add("training", flops=round(spent))
         return t.ledger
+
+    @property
+    def trains_the_same(self) -> bool:
+        """Whether every step had the same parameters to train."""
+        return len({kind for kind, _, _ in self._times}) == 1
 
     def _take(self, rows: np.ndarray) -> None:
         """Note the micro-batches of a step; the first of each shape is trained on."""

@@ -2,8 +2,8 @@
 
 Inside :class:`ShapesOnly` every tensor is torch's FakeTensor: it says its shape, its type and the device that it stands for,
 which is what attention is dispatched by, and holds no numbers. Where a program asks for a number all the same it gets 1 (the
-norm of a gradient, whether a mask is empty), all numbers are alike, and a mask takes everything. What is multiplied with what in a batch does not
-depend on either; where a method's course does, what is counted here is no prediction of it.
+norm of a gradient, whether a mask is empty), all numbers are alike, and a mask takes everything. What is multiplied with what
+in a batch does not depend on either; where a method's course does, what is counted here is no prediction of it.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class _Forgetful(FakeTensorConverter):
 
 
 class ShapesOnly:
-    """Tensors that are made inside have shapes and no numbers, and stand for some on ``device``; those made before are taken for
-    their shapes. What is made inside one cannot be used inside another."""
+    """Tensors that are made inside have shapes and no numbers, and stand for some on ``device``; those made before are taken
+    for their shapes. What is made inside one cannot be used inside another."""
 
     def __init__(self) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -226,7 +226,7 @@ class _PredictStage:
         found.flops_by_shape = [list(one) for one in training.flops.state()["known"]]  # type: ignore[attr-defined]
         if counting.estimated:
             found.about.append("the cost of some lengths follows from that of others")
-        if not training.before_step:
+        if counting.trains_the_same:
             found.memory = _memory(training, assembled)
 
     def _searched(self, found: PredictedStage, pool: Shapes, on: list[Shapes], dtype: torch.dtype) -> None:
