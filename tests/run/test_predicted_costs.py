@@ -209,7 +209,9 @@ def test_a_sampler_is_predicted_at_its_largest(tmp_path: Path, tiny_bert_folder:
 
 def test_what_a_model_writes_is_not_known(tmp_path: Path, tiny_llama_folder: Path, tiny_recipe: Callable[..., Any]) -> None:
     stage = {"train": {**LANGUAGE, "evaluate_every": 0.5}}
-    one = predicted(language_recipe(tmp_path, tiny_llama_folder, tiny_recipe, stage, answer="text", answer_tokens=4)).stages["sft"]
+    one = predicted(language_recipe(tmp_path, tiny_llama_folder, tiny_recipe, stage, answer="text", answer_tokens=4)).stages[
+        "sft"
+    ]
     assert one.reporting is None and "how much the model writes" in one.unknown[0]
 
 

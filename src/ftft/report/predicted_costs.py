@@ -42,7 +42,8 @@ def print_predicted_costs(found: PredictedCosts, console: Console) -> None:
                 say(f"stage {name}: {words}: {_listed(reasons)}", console)
     for source in found.not_counted():
         say(f"not counted: what recording the dynamics in {source} cost", console)
-    unit = f"ERM's cost, the unit: {found.erm.source}. " if found.erm.flops else "What ERM would cost is not known. "
+    source = found.erm.source.replace("measured:", "predicted:")
+    unit = f"ERM's cost, the unit: {source}. " if found.erm.flops else "What plain fine-tuning (ERM) costs is not known. "
     say(f"{unit}{ASSUMED}", console, "dim")
 
 
