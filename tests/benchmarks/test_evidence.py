@@ -56,6 +56,6 @@ def test_the_readme_names_an_experiment_of_single_methods_without_its_table(evid
     (tmp_path / "methods" / "table.json").write_text(json.dumps({**table, "name": "methods"}))
     said = evidence.summary(tmp_path)
     assert said.splitlines() == [
-        "Suite [methods](results/methods/table.md) (explore, direction only: 3 seeds): 6 rows, whose figures stand by method in "
-        "[docs/methods.md](docs/methods.md)."
+        "Suite [methods](results/methods/table.md) (explore, direction only: 3 seeds): 6 rows, whose figures stand by method "
+        "in [docs/methods.md](docs/methods.md)."
     ]
