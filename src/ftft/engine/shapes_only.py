@@ -20,12 +20,22 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 aten = torch.ops.aten
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
+MOST_ANSWERS = 50_000  # a step, its optimizer's included, asks for a few for each parameter at most
+
 
 class _Ones(TorchDispatchMode):
-    """Answers what only numbers could: every number is 1, every mask is true everywhere."""
+    """Answers what only numbers could: every number is 1, every mask is true everywhere. RuntimeError for a program that asks
+    without end, as for numbers that are drawn until they are good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten._local_scalar_dense.default:
+            self.answered += 1
+            if self.answered > MOST_ANSWERS:
+                raise RuntimeError(f"a program asked for {MOST_ANSWERS} numbers of tensors that have none")
             dtype = args[0].dtype
             return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         if func is aten.allclose.default:

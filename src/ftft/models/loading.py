@@ -106,6 +106,7 @@ def load_shapes(
     """(model, processor) as :func:`load_model` gives them, with new weights that are made ``inside``, where they may be of no
     numbers: no weights file is read, and none of a hub model is downloaded. UserError as there, for what the files show."""
     import transformers
+    from transformers.initialization import no_init_weights
 
     from ftft.modelmap import keep_first_layers
 
@@ -120,9 +121,11 @@ def load_shapes(
         tokenizer = tokenizer_of(processor)
         with inside:
             try:
-                found = getattr(transformers, known.loader).from_config(
-                    config, dtype=dtype or _stored_dtype(folder), trust_remote_code=folder.code
-                )
+                with no_init_weights():  # some draw again and again until numbers are as they want them
+                    found = getattr(transformers, known.loader).from_config(
+                        config, dtype=dtype or _stored_dtype(folder), trust_remote_code=folder.code
+                    )
+                found.tie_weights()
             except Exception as error:  # as in loading: architectures without a classifier, missing packages
                 raise UserError(
                     f"{where}: the model in {folder.path} cannot be loaded as {known.said}: {first_line(error)}"
