@@ -30,7 +30,7 @@ method stands here like any other.
 
 
 # The experiments of single methods: docs/methods.md tells of each method what they found, and the README only that they exist.
-OF_METHODS = ("autoft", "intruder_dimensions", "language_models", "methods")
+OF_METHODS = ("autoft", "forgetting", "intruder_dimensions", "language_models", "methods")
 BEGIN, END = "<!-- comparisons: begin -->", "<!-- comparisons: end -->"
 
 
