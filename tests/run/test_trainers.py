@@ -18,6 +18,8 @@ import pytest
 import torch
 
 from ftft.bridges.trainers.dpo import DPO
+from ftft.bridges.trainers.grpo import GRPO
+from ftft.bridges.trainers.kto import KTO
 from ftft.data.examples import Examples
 from ftft.dynamics.parquet import read_dynamics
 from ftft.errors import UserError
@@ -35,6 +37,7 @@ pytest.importorskip("trl")
 WORDS = ["good", "great", "happy", "bad", "terrible", "boring", "film", "movie", "plot", "acting", "food", "place"]
 TRAIN = {"steps": 6, "batch_size": 8, "precision": "fp32"}
 SGD = {"name": "adamw", "learning_rate": 3e-3}
+MET = [{"role": "user", "content": "Good day"}, {"role": "assistant", "content": "Good day"}]
 TASK = {"name": "causal_language_modelling", "max_length": 24, "answer": "text", "answer_tokens": 3}
 
 
@@ -322,6 +325,34 @@ def test_rows_whose_prompt_is_evaluated_are_told_or_left_out(tmp_path: Path, tin
     assert "stage dpo: 23 rows for its trainer" in list(check_models_and_data(recipe))
 
 
+def test_a_chat_of_an_evaluation_set_asks_its_last_question(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    write_rows(tmp_path)
+    for name in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        asked = [[*MET, {"role": "user", "content": row["prompt"]}] for row in rows]
+        chats = [[*turns, {"role": "assistant", "content": row["completion"]}] for turns, row in zip(asked, rows)]
+        write(tmp_path / f"{name}.jsonl", [{"id": row["id"], "messages": chat} for row, chat in zip(rows, chats)])
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    tested = rows[0]["prompt"].upper()
+    write(tmp_path / "pairs.jsonl", [{**pairs[0], "prompt": tested}, {**pairs[1], "prompt": "Good day"}, *pairs[2:]])
+    recipe = recipe_of(tmp_path, tiny_llama_folder, {"dpo": dpo(tmp_path)})
+    told = [line for line in check_models_and_data(recipe) if "whose prompt is in" in line]
+    assert len(told) == 1 and 'whose prompt is in the evaluation set "test": 1, learned from all the same' in told[0]
+    recipe = replace(recipe, data=replace(recipe.data, drop_duplicates_of_evaluation=True))
+    assert "stage dpo: 23 rows for its trainer" in list(check_models_and_data(recipe))
+
+
+def test_what_is_noticed_of_a_trainers_rows_is_told(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    write_rows(tmp_path)
+    lines = ["prompt\tchosen\trejected", *(f'{one}\tgood\t"a ""{one}"" film"' for one in WORDS)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    stage = dpo(tmp_path, data={"path": str(tmp_path / "pairs.tsv")}, train={**TRAIN, "steps": 1, "batch_size": 4})
+    recipe = recipe_of(tmp_path, tiny_llama_folder, {"dpo": stage})
+    sentence = "pairs.tsv: 12 texts look as if written with quoting, which TSV files are read without"
+    assert [line for line in check_models_and_data(recipe) if line.startswith("warning: ") and sentence in line]
+    assert any(sentence in line for line in read_result(run_recipe(recipe))["warnings"])
+
+
 def test_the_page_keeps_rows_of_another_file_apart(tmp_path: Path, tiny_llama_folder: Path) -> None:
     write_rows(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
@@ -380,6 +411,40 @@ def test_a_prompt_that_is_too_long_is_cut_alike_before_both_answers(tiny_llama_f
     task = CausalLanguageModelling(max_length=16)
     (length,) = DPO().lengths(rows, task, tokenizer)
     assert length == 2 * (16 - 5) + 2 + 5  # room for the longer answer and its end, whichever follows
+
+
+@pytest.mark.parametrize("maker", [DPO, KTO, lambda: GRPO(reward="text")])
+def test_an_answer_before_which_nothing_comes_is_refused(maker: Callable[[], Any], tiny_llama_folder: Path) -> None:
+    from ftft.models.loading import load_saved
+
+    _, tokenizer = load_saved(tiny_llama_folder, "causal_language_model")
+    answers = {name: pa.array(["film", "film food"]) for name in ("chosen", "completion", "answer")}
+
+    def rows(first: str) -> Examples:
+        inputs = {"prompt": pa.array([first, "good"]), "rejected": pa.array(["film plot", "bad"]), **answers}
+        return Examples(pa.array(["a", "b"]), inputs, np.zeros(2, dtype=np.int64), (), "")
+
+    trainer, task = maker(), CausalLanguageModelling(max_length=16)
+    assert len(trainer.lengths(rows("good"), task, tokenizer)) == 2
+    with pytest.raises(UserError, match="^example a has an empty prompt, and the tokenizer begins no text with a token of"):
+        trainer.lengths(rows(" "), task, tokenizer)  # a tokenizer may leave nothing of a prompt
+
+
+def test_the_model_must_have_positions_for_what_grpo_writes(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    def recipe(max_length: int, stage: dict[str, Any]) -> Any:
+        task = {"name": "causal_language_modelling", "max_length": max_length, "answer_tokens": 3}
+        return recipe_of(tmp_path, tiny_llama_folder, {"it": stage}, task=task)
+
+    own_reward = grpo(tmp_path, trainer={"name": "grpo", "generations": 4, "reward": "text"})
+    for fits in (recipe(125, own_reward), recipe(128, dpo(tmp_path)), recipe(128, kto(tmp_path))):
+        assert list(check_models_and_data(fits))[-1] == "the recipe is sound"
+    for work in (lambda of: list(check_models_and_data(of)), run_recipe):
+        with pytest.raises(UserError) as refused:
+            work(recipe(126, own_reward))
+        assert str(refused.value) == (
+            "stages.it.model: the model has positions for 128 tokens, but task.max_length is 126 and task.answer_tokens is 3; "
+            "give both together at most 128"
+        )
 
 
 def test_bad_rows_are_refused_in_one_sentence(tmp_path: Path, tiny_llama_folder: Path) -> None:
