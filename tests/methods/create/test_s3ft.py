@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,10 +278,13 @@ def test_another_model_makes_others_and_an_earlier_stages_can(tmp_path: Path, ll
     learns = {"train": {**TRAIN, "steps": 60}, "optimize": {"name": "adamw", "learning_rate": 1e-2}}
     stages = {"first": learns, "main": {"create": S3, "use_model_of": "first"}}
     recipe = recipe_of(tmp_path, llama, stages)
-    result = read_result(run_recipe(recipe))["stages"]
+    folder = run_recipe(recipe)
+    result = read_result(folder)["stages"]
     counts = result["main"]["creation"]["counts"]
     assert counts["self"] > 4, "a model that has learned the rows answers more of them"
     assert result["main"]["cost"]["uses"] == ["first"]
+    shutil.rmtree(run_store(recipe).root)  # and with it the model that wrote: what it wrote is kept, and selected from anew
+    assert [(one.mismatch, one.notes) for one in verify_run(folder, steps=2)] == [(None, ())] * 2
 
 
 def test_a_small_reference_and_a_large_main_model_learn_from_what_one_model_made(tmp_path: Path, llama: Path) -> None:
