@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import os
 import random
 import re
+import signal
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +26,8 @@ from ftft.bridges.trainers.grpo import GRPO
 from ftft.bridges.trainers.kto import KTO
 from ftft.data.examples import Examples
 from ftft.dynamics.parquet import read_dynamics
-from ftft.errors import UserError
+from ftft.engine.checkpoint import CheckpointFolder
+from ftft.errors import Interrupted, UserError
 from ftft.report.learning import learned
 from ftft.report.parts import load_parts
 from ftft.report.writing import write_report
@@ -216,6 +221,63 @@ def test_resumed_is_undisturbed_bit_for_bit(
     assert np.array_equal(tables[0].seen, tables[1].seen) and tables[0].seen.all()
     for statistic, values in tables[0].statistics.items():
         assert np.ptp(values) > 0 and np.array_equal(values, tables[1].statistics[statistic])
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 2), (signal.SIGTERM, 6)])
+def test_a_stage_that_is_asked_to_stop_saves_the_step_in_hand_and_resumes(
+    tmp_path: Path, tiny_llama_folder: Path, number: signal.Signals, step: int
+) -> None:
+    straight, stopped = (
+        recipe_of(tmp_path, tiny_llama_folder, {"it": dpo(tmp_path)}, output=str(tmp_path / one)) for one in ("one", "other")
+    )
+    told: list[dict[str, Any]] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        told.append(event)
+        if event["event"] == "step" and event["stage"] == "it" and event["step"] == step:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"^interrupted at step {step} of 6, which is saved; run the same command again"):
+        run_recipe(stopped, notify=stop)
+    assert told[-1]["step"] == step and signal.getsignal(number) is before
+    resumed: list[dict[str, Any]] = []
+    folders = run_recipe(straight), run_recipe(stopped, notify=resumed.append)
+    steps = [event["step"] for event in resumed if event["event"] in ("resumed", "step") and event["stage"] == "it"]
+    assert steps == list(range(step, 7)), "taken up behind the last step, and none is repeated"
+    one, other = (read_result(folder)["stages"]["it"] for folder in folders)
+    assert one["training"]["losses"] == other["training"]["losses"]
+    assert other["ledger"]["repeated"].get("training", {"steps": 0})["steps"] == 0
+    models = [(folder / "model/model.safetensors").read_bytes() for folder in folders]
+    assert models[0] == models[1]
+
+
+def test_a_checkpoint_is_let_go_before_the_first_step_after_it(
+    tmp_path: Path, tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[weakref.ref[Any]] = []
+    held: list[bool] = []
+    real = CheckpointFolder.newest_valid
+
+    def newest_valid(self: Any, **given: Any) -> Any:
+        found = real(self, **given)
+        kept.extend([] if found is None else [weakref.ref(found)])
+        return found
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["stage"] == "it":
+            gc.collect()
+            held.extend(one() is not None for one in kept)
+            if not kept and event["step"] == 2:
+                raise Killed
+
+    monkeypatch.setattr(CheckpointFolder, "newest_valid", newest_valid)
+    train = {**TRAIN, "steps": 3, "checkpoint_seconds": 1e-9}
+    recipe = recipe_of(tmp_path, tiny_llama_folder, {"it": dpo(tmp_path, train=train)})
+    with pytest.raises(Killed):
+        run_recipe(recipe, notify=kill)
+    run_recipe(recipe, notify=kill)
+    assert held == [False, False]
 
 
 def test_each_stage_computes_in_its_own_precision(tmp_path: Path, tiny_llama_folder: Path) -> None:
