@@ -124,6 +124,30 @@ def test_a_chain_of_stages_is_charged_whole_and_each_once() -> None:
     assert whole.effective["reference"].flops == 11 and whole.effective["training"].flops == 100
 
 
+def test_examples_that_several_stages_learn_from_are_charged_once_and_others_each() -> None:
+    def made(flops: int) -> Ledger:
+        book = ledger(flops)
+        book.add("creation", flops=100, seconds=1.0)
+        book.observe_memory("creation")
+        return book
+
+    stages = {"base": stage(), "reference": stage(use_model_of="base"), "main": stage(use_dynamics_of="reference")}
+    stages["other"] = stage(use_models_of=["reference", "main"])
+    ledgers = {"base": ledger(1000), "reference": made(10), "main": made(1), "other": ledger(5)}
+    shared = whole_cost(ledgers, stages, "main", {"reference": "one", "main": "one"})
+    assert {phase: cost.flops for phase, cost in shared.effective.items()} == {
+        "creation": 100,
+        "reference": 1010,
+        "training": 1,
+    }
+    assert shared.total().seconds == 1.0
+    apart = whole_cost(ledgers, stages, "main", {"reference": "one", "main": "another"})
+    assert apart.effective["reference"].flops == 1110 and apart.effective["creation"].flops == 100
+    used = whole_cost(ledgers, stages, "other", {"reference": "one", "main": "one"})
+    assert used.effective["reference"].flops == 1000 + 10 + 100 + 1 and used.total().flops == 1116
+    assert "creation" in ledgers["reference"].effective, "the stage's own bill stays as it is"
+
+
 def test_dynamics_of_a_file_are_told_for_the_stages_that_use_them_at_second_hand() -> None:
     stages = {"a": stage(use_dynamics_of="some/dynamics.parquet"), "b": stage(use_dynamics_of="a"), "c": stage()}
     assert given_dynamics(stages, "b") == given_dynamics(stages, "a") == ["some/dynamics.parquet"]

@@ -53,6 +53,14 @@ def recipe_with(stage: dict[str, Any], **changes: Any) -> Any:
             {"select": {"name": "random", "fraction": 0.5}, "use_dynamics_of": "sft"},
             "stages.it.use_dynamics_of: dpo learns from all of its rows, or some at random",
         ),
+        *(
+            (
+                {"select": {"name": "random", "fraction": 0.5, "apply": apply}, **trainer},
+                f"stages.it.select.apply: {name} takes each row that it learns from once an epoch and weights all alike",
+            )
+            for apply in ("copies", "weights")
+            for name, trainer in (("dpo", {}), ("grpo", {"trainer": {"name": "grpo", "reward": "text"}, "data": None}))
+        ),
         ({"adapt": "eva"}, "stages.it.adapt: eva adapts by batches of the engine, or while it trains, and dpo is run by TRL"),
         ({"adapt": "lift"}, "stages.it.adapt: lift adapts"),
         ({"optimize": "sam"}, "stages.it.optimize: sam takes steps that only the engine takes, and dpo is run by TRL; use"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import os
 import random
 import re
+import signal
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +22,12 @@ import pytest
 import torch
 
 from ftft.bridges.trainers.dpo import DPO
+from ftft.bridges.trainers.grpo import GRPO
+from ftft.bridges.trainers.kto import KTO
 from ftft.data.examples import Examples
 from ftft.dynamics.parquet import read_dynamics
-from ftft.errors import UserError
+from ftft.engine.checkpoint import CheckpointFolder
+from ftft.errors import Interrupted, UserError
 from ftft.report.learning import learned
 from ftft.report.parts import load_parts
 from ftft.report.writing import write_report
@@ -35,6 +42,7 @@ pytest.importorskip("trl")
 WORDS = ["good", "great", "happy", "bad", "terrible", "boring", "film", "movie", "plot", "acting", "food", "place"]
 TRAIN = {"steps": 6, "batch_size": 8, "precision": "fp32"}
 SGD = {"name": "adamw", "learning_rate": 3e-3}
+MET = [{"role": "user", "content": "Good day"}, {"role": "assistant", "content": "Good day"}]
 TASK = {"name": "causal_language_modelling", "max_length": 24, "answer": "text", "answer_tokens": 3}
 
 
@@ -215,6 +223,63 @@ def test_resumed_is_undisturbed_bit_for_bit(
         assert np.ptp(values) > 0 and np.array_equal(values, tables[1].statistics[statistic])
 
 
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 2), (signal.SIGTERM, 6)])
+def test_a_stage_that_is_asked_to_stop_saves_the_step_in_hand_and_resumes(
+    tmp_path: Path, tiny_llama_folder: Path, number: signal.Signals, step: int
+) -> None:
+    straight, stopped = (
+        recipe_of(tmp_path, tiny_llama_folder, {"it": dpo(tmp_path)}, output=str(tmp_path / one)) for one in ("one", "other")
+    )
+    told: list[dict[str, Any]] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        told.append(event)
+        if event["event"] == "step" and event["stage"] == "it" and event["step"] == step:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"^interrupted at step {step} of 6, which is saved; run the same command again"):
+        run_recipe(stopped, notify=stop)
+    assert told[-1]["step"] == step and signal.getsignal(number) is before
+    resumed: list[dict[str, Any]] = []
+    folders = run_recipe(straight), run_recipe(stopped, notify=resumed.append)
+    steps = [event["step"] for event in resumed if event["event"] in ("resumed", "step") and event["stage"] == "it"]
+    assert steps == list(range(step, 7)), "taken up behind the last step, and none is repeated"
+    one, other = (read_result(folder)["stages"]["it"] for folder in folders)
+    assert one["training"]["losses"] == other["training"]["losses"]
+    assert other["ledger"]["repeated"].get("training", {"steps": 0})["steps"] == 0
+    models = [(folder / "model/model.safetensors").read_bytes() for folder in folders]
+    assert models[0] == models[1]
+
+
+def test_a_checkpoint_is_let_go_before_the_first_step_after_it(
+    tmp_path: Path, tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[weakref.ref[Any]] = []
+    held: list[bool] = []
+    real = CheckpointFolder.newest_valid
+
+    def newest_valid(self: Any, **given: Any) -> Any:
+        found = real(self, **given)
+        kept.extend([] if found is None else [weakref.ref(found)])
+        return found
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["stage"] == "it":
+            gc.collect()
+            held.extend(one() is not None for one in kept)
+            if not kept and event["step"] == 2:
+                raise Killed
+
+    monkeypatch.setattr(CheckpointFolder, "newest_valid", newest_valid)
+    train = {**TRAIN, "steps": 3, "checkpoint_seconds": 1e-9}
+    recipe = recipe_of(tmp_path, tiny_llama_folder, {"it": dpo(tmp_path, train=train)})
+    with pytest.raises(Killed):
+        run_recipe(recipe, notify=kill)
+    run_recipe(recipe, notify=kill)
+    assert held == [False, False]
+
+
 def test_each_stage_computes_in_its_own_precision(tmp_path: Path, tiny_llama_folder: Path) -> None:
     half = {**TRAIN, "precision": "bf16"}
     stages = {"full": dpo(tmp_path), "half": dpo(tmp_path, train=half), "again": dpo(tmp_path, seed=1)}
@@ -322,6 +387,34 @@ def test_rows_whose_prompt_is_evaluated_are_told_or_left_out(tmp_path: Path, tin
     assert "stage dpo: 23 rows for its trainer" in list(check_models_and_data(recipe))
 
 
+def test_a_chat_of_an_evaluation_set_asks_its_last_question(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    write_rows(tmp_path)
+    for name in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        asked = [[*MET, {"role": "user", "content": row["prompt"]}] for row in rows]
+        chats = [[*turns, {"role": "assistant", "content": row["completion"]}] for turns, row in zip(asked, rows)]
+        write(tmp_path / f"{name}.jsonl", [{"id": row["id"], "messages": chat} for row, chat in zip(rows, chats)])
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    tested = rows[0]["prompt"].upper()
+    write(tmp_path / "pairs.jsonl", [{**pairs[0], "prompt": tested}, {**pairs[1], "prompt": "Good day"}, *pairs[2:]])
+    recipe = recipe_of(tmp_path, tiny_llama_folder, {"dpo": dpo(tmp_path)})
+    told = [line for line in check_models_and_data(recipe) if "whose prompt is in" in line]
+    assert len(told) == 1 and 'whose prompt is in the evaluation set "test": 1, learned from all the same' in told[0]
+    recipe = replace(recipe, data=replace(recipe.data, drop_duplicates_of_evaluation=True))
+    assert "stage dpo: 23 rows for its trainer" in list(check_models_and_data(recipe))
+
+
+def test_what_is_noticed_of_a_trainers_rows_is_told(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    write_rows(tmp_path)
+    lines = ["prompt\tchosen\trejected", *(f'{one}\tgood\t"a ""{one}"" film"' for one in WORDS)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    stage = dpo(tmp_path, data={"path": str(tmp_path / "pairs.tsv")}, train={**TRAIN, "steps": 1, "batch_size": 4})
+    recipe = recipe_of(tmp_path, tiny_llama_folder, {"dpo": stage})
+    sentence = "pairs.tsv: 12 texts look as if written with quoting, which TSV files are read without"
+    assert [line for line in check_models_and_data(recipe) if line.startswith("warning: ") and sentence in line]
+    assert any(sentence in line for line in read_result(run_recipe(recipe))["warnings"])
+
+
 def test_the_page_keeps_rows_of_another_file_apart(tmp_path: Path, tiny_llama_folder: Path) -> None:
     write_rows(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
@@ -380,6 +473,40 @@ def test_a_prompt_that_is_too_long_is_cut_alike_before_both_answers(tiny_llama_f
     task = CausalLanguageModelling(max_length=16)
     (length,) = DPO().lengths(rows, task, tokenizer)
     assert length == 2 * (16 - 5) + 2 + 5  # room for the longer answer and its end, whichever follows
+
+
+@pytest.mark.parametrize("maker", [DPO, KTO, lambda: GRPO(reward="text")])
+def test_an_answer_before_which_nothing_comes_is_refused(maker: Callable[[], Any], tiny_llama_folder: Path) -> None:
+    from ftft.models.loading import load_saved
+
+    _, tokenizer = load_saved(tiny_llama_folder, "causal_language_model")
+    answers = {name: pa.array(["film", "film food"]) for name in ("chosen", "completion", "answer")}
+
+    def rows(first: str) -> Examples:
+        inputs = {"prompt": pa.array([first, "good"]), "rejected": pa.array(["film plot", "bad"]), **answers}
+        return Examples(pa.array(["a", "b"]), inputs, np.zeros(2, dtype=np.int64), (), "")
+
+    trainer, task = maker(), CausalLanguageModelling(max_length=16)
+    assert len(trainer.lengths(rows("good"), task, tokenizer)) == 2
+    with pytest.raises(UserError, match="^example a has an empty prompt, and the tokenizer begins no text with a token of"):
+        trainer.lengths(rows(" "), task, tokenizer)  # a tokenizer may leave nothing of a prompt
+
+
+def test_the_model_must_have_positions_for_what_grpo_writes(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    def recipe(max_length: int, stage: dict[str, Any]) -> Any:
+        task = {"name": "causal_language_modelling", "max_length": max_length, "answer_tokens": 3}
+        return recipe_of(tmp_path, tiny_llama_folder, {"it": stage}, task=task)
+
+    own_reward = grpo(tmp_path, trainer={"name": "grpo", "generations": 4, "reward": "text"})
+    for fits in (recipe(125, own_reward), recipe(128, dpo(tmp_path)), recipe(128, kto(tmp_path))):
+        assert list(check_models_and_data(fits))[-1] == "the recipe is sound"
+    for work in (lambda of: list(check_models_and_data(of)), run_recipe):
+        with pytest.raises(UserError) as refused:
+            work(recipe(126, own_reward))
+        assert str(refused.value) == (
+            "stages.it.model: the model has positions for 128 tokens, but task.max_length is 126 and task.answer_tokens is 3; "
+            "give both together at most 128"
+        )
 
 
 def test_bad_rows_are_refused_in_one_sentence(tmp_path: Path, tiny_llama_folder: Path) -> None:

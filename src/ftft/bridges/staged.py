@@ -86,6 +86,10 @@ class StageTrainer(Protocol):
         """The trainer with what it takes from the task; UserError where the task does not say it."""
         ...
 
+    def longest(self, task: Any) -> int:
+        """The most tokens that a row takes of the model, what is written to it included."""
+        ...
+
     def lengths(self, examples: Examples, task: Any, processor: Any) -> np.ndarray:
         """Tokens that go through the model for each example, int32 [N]."""
         ...

@@ -24,18 +24,18 @@ def row_costs(
 ) -> dict[str, Any]:
     """``charged``: everything the row spent, its reference included, against the baseline of the same seed.
 
-    ``amortised``: a stage that several of the task's cells use is shared between them. ``searches``: what the trials cost
-    beyond the row's own stages, in units of the baseline. ``parts``: ``charged`` by phase, mean over seeds. Intervals are
-    over seeds; with one seed there are none.
+    ``amortised``: a stage that several of the task's cells use is shared between them, and so is what made examples that
+    several learn from. ``searches``: what the trials cost beyond the row's own stages, in units of the baseline. ``parts``:
+    ``charged`` by phase, mean over seeds. Intervals are over seeds; with one seed there are none.
     """
     own, erm = cells[row], cells[suite.baseline]
     common = [seed for seed in own if seed in erm]
-    used = Counter(stage["key"] for of_row in cells.values() for cell in of_row.values() for stage in _stages(cell))
+    used = Counter(key for of_row in cells.values() for cell in of_row.values() for key in _spent(cell))
     search = searches_of([state])
     return {
         "charged": _over_seeds([own[seed].flops / erm[seed].flops for seed in common], suite.level),
         "amortised": _over_seeds(
-            [sum(one["flops"] / used[one["key"]] for one in _stages(own[seed])) / erm[seed].flops for seed in common],
+            [sum(flops / used[key] for key, flops in _spent(own[seed]).items()) / erm[seed].flops for seed in common],
             suite.level,
         ),
         "searches": search / unit if unit else None,
@@ -48,16 +48,22 @@ def searches_of(states: Iterable[RowState]) -> float:
     """FLOPs of all stages that trials trained and no final cell of the same row uses, each stage once."""
     spent: dict[str, int] = {}
     for state in states:
-        final = {stage["key"] for cell in state.cells.values() for stage in _stages(cell)}
+        final = {key for cell in state.cells.values() for key in _spent(cell)}
         for cell in state.trials.values():
-            for stage in _stages(cell):
-                if stage["key"] not in final:
-                    spent[stage["key"]] = int(stage["flops"])
+            spent.update({key: flops for key, flops in _spent(cell).items() if key not in final})
     return float(sum(spent.values()))
 
 
-def _stages(cell: Cell) -> list[Mapping[str, Any]]:
-    return list(cell.document["cost"]["stages"].values())
+def _spent(cell: Cell) -> dict[str, int]:
+    """Key -> FLOPs of everything that the cell's row paid for, each once: its stages, and apart from them what their examples
+    were made with, which several of them may share."""
+    spent: dict[str, int] = {}
+    for stage in cell.document["cost"]["stages"].values():
+        made = stage.get("creation", {"key": None, "flops": 0})
+        spent[stage["key"]] = int(stage["flops"]) - int(made["flops"])
+        if made["key"] is not None:
+            spent[made["key"]] = int(made["flops"])
+    return spent
 
 
 def _parts(pairs: list[tuple[Cell, int]]) -> dict[str, float]:

@@ -40,7 +40,6 @@ def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) 
             **({"development": True} if name in searched_on else {}),
         }
     uses = [*main["cost"]["uses"], MAIN]
-    ledgers = {name: result["stages"][name]["ledger"] for name in uses}
     training = main["training"]
     document = {
         **request,
@@ -54,14 +53,7 @@ def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) 
             "flops": main["cost"]["flops"],
             "seconds": main["cost"]["seconds"],
             "phases": {phase: cost["flops"] for phase, cost in main["cost"]["ledger"]["effective"].items()},
-            "stages": {
-                name: {
-                    "key": result["stages"][name]["key"],
-                    "flops": sum(cost["flops"] for cost in ledger["effective"].values()),
-                    "seconds": sum(cost["seconds"] for cost in ledger["effective"].values()),
-                }
-                for name, ledger in ledgers.items()
-            },
+            "stages": {name: _stage_cost(result["stages"][name]) for name in uses},
             "not_counted": main["cost"]["not_counted"],
         },
         "training": {key: training[key] for key in ("steps", "planned", "stopped_early", "best_step")},
@@ -80,3 +72,15 @@ def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) 
     if "measured" in main:
         document["measured"] = {name: kept_figures(figures) for name, figures in main["measured"].items()}
     return document, contents
+
+
+def _stage_cost(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage spent, the making of its examples included, and that apart: other stages may share it."""
+    phases, made = stage["ledger"]["effective"], stage.get("creation")
+    making = phases.get("creation", {"flops": 0})
+    return {
+        "key": stage["key"],
+        "flops": sum(cost["flops"] for cost in phases.values()),
+        "seconds": sum(cost["seconds"] for cost in phases.values()),
+        **({} if made is None else {"creation": {"key": made["key"], "flops": making["flops"]}}),
+    }

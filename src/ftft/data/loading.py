@@ -99,19 +99,19 @@ def load_examples(
     *,
     inputs: TaskInputs = TEXTS,
     label_names: list[str] | None = None,
+    warnings: list[str] | None = None,
 ) -> Examples:
     """The labelled examples of one file, or of several after one another, without evaluation sets or a held-out part; errors
-    as in :func:`load_data`, whose ``data.labels`` are ``label_names`` here."""
+    as in :func:`load_data`, whose ``data.labels`` are ``label_names`` here. What was noticed joins the ``warnings``."""
     files = [file] if isinstance(file, DataFile) else list(file)
     settings = DataSettings(train=files, columns=columns, labels=label_names)
-    return with_fingerprint(_training_examples(files, settings, inputs, lambda message: None, []))
+    return with_fingerprint(_training_examples(files, settings, inputs, lambda _: None, [] if warnings is None else warnings))
 
 
 def _training_examples(
     files: Sequence[DataFile], settings: DataSettings, inputs: TaskInputs, say: Callable[[str], None], warnings: list[str]
 ) -> Examples:
-    """The training files' examples, labelled; what was noticed joins the ``warnings``. The files' own columns go with it: of
-    a large set two copies are in memory only while they are joined."""
+    """The training files' examples, labelled, and twice in memory only while joined; what was noticed joins ``warnings``."""
     parts = [_read_part(file, settings, inputs, say) for file in files]
     names = model_labels([part.labels for part in parts], settings.labels, warnings) if inputs.labelled else ()
     warnings += [sentence for part in parts for sentence in part.warnings]

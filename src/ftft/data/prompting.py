@@ -18,9 +18,14 @@ from ftft.data.messages import messages_of
 from ftft.errors import UserError
 
 
+def asks(examples: Examples) -> bool:
+    """Whether the rows ask something: a text alone does not."""
+    return "prompt" in examples.inputs or "messages" in examples.inputs
+
+
 def require_prompts(examples: Examples, what: str) -> None:
     """UserError, led by ``what`` (who needs them), where the rows are texts without a prompt."""
-    if "prompt" not in examples.inputs and "messages" not in examples.inputs:
+    if not asks(examples):
         raise UserError(f"{what}, and rows of text alone have no prompt; give prompt and completion, or messages")
 
 

@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from ftft.errors import Interrupted
+
 
 class StopSignals:
     """While entered, the first Ctrl-C or SIGTERM only sets ``requested``; a second Ctrl-C raises KeyboardInterrupt.
@@ -39,3 +41,8 @@ class StopSignals:
         if self._event.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._event.set()
+
+
+def interrupted(step: int, steps: int) -> Interrupted:
+    """What a training of ``steps`` steps raises that was asked to stop and has saved what it had done after ``step``."""
+    return Interrupted(f"interrupted at step {step} of {steps}, which is saved; run the same command again to resume")

@@ -179,6 +179,13 @@ class Ledger:
         copy.reused = self.reused
         return copy
 
+    def without(self, phase: str) -> Ledger:
+        """A copy that leaves out a phase."""
+        copy = self.moved({})
+        for book in (copy._effective, copy._repeated, copy.peak_memory):
+            book.pop(_known(phase), None)
+        return copy
+
     def as_reused(self) -> Ledger:
         """A copy for a stage that was taken from the store: charged as it ran, and marked."""
         copy = self.moved({})

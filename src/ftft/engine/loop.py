@@ -17,16 +17,16 @@ import torch
 from ftft.engine.allocation import kept_memory
 from ftft.engine.batches import Learning
 from ftft.engine.checkpoint import CheckpointFolder, LoadedCheckpoint
-from ftft.engine.interrupting import StopSignals
+from ftft.engine.interrupting import StopSignals, interrupted
 from ftft.engine.ledger import Ledger
 from ftft.engine.predict import predict_batches
 from ftft.engine.processes import processes_of, with_copies
-from ftft.engine.provenance import differences
-from ftft.engine.step import NotFinite, Observed, Step, losses_of_all, observe, observed
+from ftft.engine.provenance import differences_on_resuming
+from ftft.engine.step import NotFinite, Observed, Step, diverged, losses_of_all, observe, observed
 from ftft.engine.training import Outcome as Outcome
 from ftft.engine.training import Training as Training
 from ftft.engine.walk import Walk
-from ftft.errors import Interrupted, UserError
+from ftft.errors import UserError
 from ftft.methods.contract import Models, Stateful
 from ftft.state import rng
 from ftft.state.algebra import weights_sha256
@@ -99,7 +99,7 @@ class TrainingLoop:
                     stopped = self._evaluate()
                 now, first = time.monotonic(), self.processes.is_first
                 # Signals and clocks reach the processes at different steps; they act on them at the same one.
-                interrupted, save, journal = self.processes.any(
+                stop, save, journal = self.processes.any(
                     self._stop.requested,
                     first and now - saved >= t.settings.checkpoint_seconds,
                     first and now - journaled >= journal_seconds,
@@ -107,16 +107,16 @@ class TrainingLoop:
                 if journal:
                     self._journal()
                     journaled = now
-                if save or interrupted:
+                if save or stop:
                     self._save()
                     saved = time.monotonic()
-                if interrupted:
-                    raise self._interrupted()
+                if stop:
+                    raise interrupted(self.step, self._all_steps())
             if self.hashed is None and self.step < HASHED_STEP:
                 self.weights[self.step] = weights_sha256(self.unwrapped)
             self._save()
             if self.processes.any(self._stop.requested)[0]:
-                raise self._interrupted()
+                raise interrupted(self.step, self._all_steps())
         return Outcome(
             steps=self.step,
             planned=t.schedule.steps,
@@ -128,11 +128,6 @@ class TrainingLoop:
             resume_differences=self.resume_differences,
             losses=self.losses,
             weights=self.weights,
-        )
-
-    def _interrupted(self) -> Interrupted:
-        return Interrupted(
-            f"interrupted at step {self.step} of {self._all_steps()}, which is saved; run the same command again to resume"
         )
 
     def _all_steps(self) -> int:
@@ -158,7 +153,7 @@ class TrainingLoop:
         except NotFinite as error:
             if error.what == "loss" and self.checkpoints is not None and self.processes.is_first:
                 self.checkpoints.discard(self.step)  # its weights gave this loss: it is not the last good one
-            raise UserError(self._diverged(f"{error} at step {self.step + 1}")) from None
+            raise self._diverged(f"{error} at step {self.step + 1}") from None
         if step.seen:
             self._observe(epoch, step.seen)
         if isinstance(t.schedule, Learning):
@@ -187,15 +182,10 @@ class TrainingLoop:
         """Nothing is measured or saved of weights that are not finite: without clipping no other check comes first."""
         own = (own_part(p.detach()) for p in self.unwrapped.parameters() if p.requires_grad)
         if self.processes.any(not all(bool(torch.isfinite(value).all()) for value in own))[0]:
-            raise UserError(self._diverged(f"the weights became infinite or NaN at step {self.step}"))
+            raise self._diverged(f"the weights became infinite or NaN at step {self.step}")
 
-    def _diverged(self, what: str) -> str:
-        kept = self.checkpoints.steps() if self.checkpoints else []
-        last = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint had been due yet"
-        return (
-            f"{what} of {self.training.schedule.steps} and training stopped ({last}); "
-            "try a lower learning_rate, a longer warmup, clip: 1.0, or precision: fp32"
-        )
+    def _diverged(self, what: str) -> UserError:
+        return diverged(what, self.training.schedule.steps, self.checkpoints.steps() if self.checkpoints else [])
 
     # -- between steps ---------------------------------------------------------------------------------------------
 
@@ -359,14 +349,8 @@ class TrainingLoop:
         self._restore_random(state)
         t.notify({"event": "resumed", "step": self.step, "steps": self._all_steps()})
         self._best_of = dict(state.get("best_of", {}))
-        self.resume_differences = list(state.get("resume_differences", []))
-        new = differences(found.info, self.environment)
-        if new:
-            self.resume_differences += [sentence for sentence in new if sentence not in self.resume_differences]
-            t.warn(
-                f"resuming at step {self.step} under other conditions ({'; '.join(new)}): "
-                "the result may differ in the last digits from an undisturbed run, and it is marked"
-            )
+        known = state.get("resume_differences", [])
+        self.resume_differences = differences_on_resuming(known, found.info, self.environment, self.step, t.warn)
 
     def _newest_checkpoint(self) -> LoadedCheckpoint | None:
         """The first process chooses the checkpoint (and warns of damaged ones), so that all resume from the same step."""

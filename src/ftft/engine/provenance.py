@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
                 was, now = _shown(before_set.get(name), "unset"), _shown(after_set.get(name), "unset")
                 sentences.append(f"the variable {name} was {was} and is {now} now")
     return sentences
+
+
+def differences_on_resuming(
+    known: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any], step: int, warn: Callable[[str], None]
+) -> list[str]:
+    """The sentences of :func:`differences` of a run that resumes at ``step``, behind those that are ``known`` from its earlier
+    resumptions, each once; the present ones are told in a warning."""
+    found = differences(old, new)
+    if found:
+        warn(
+            f"resuming at step {step} under other conditions ({'; '.join(found)}): "
+            "the result may differ in the last digits from an undisturbed run, and it is marked"
+        )
+    return list(dict.fromkeys([*known, *found]))
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -84,12 +84,14 @@ def inspect(settings: ModelSettings, where: str = "model", *, kind: str = "seque
     )
 
 
-def require_positions(header: ModelHeader, max_length: int | None, where: str) -> None:
-    """UserError, led by ``where``, for inputs of more tokens than the model has positions for."""
-    if max_length is not None and header.max_positions is not None and 0 < header.max_positions < max_length:
+def require_positions(header: ModelHeader, longest: int | None, where: str, *, written: int = 0) -> None:
+    """UserError, led by ``where``, for inputs of more tokens than the model has positions for: ``longest``, of which so many
+    are ``written`` behind ``task.max_length`` others."""
+    if longest is not None and header.max_positions is not None and 0 < header.max_positions < longest:
+        behind, both = (f" and task.answer_tokens is {written}", "both together ") if written else ("", "")
         raise UserError(
-            f"{where}: the model has positions for {header.max_positions} tokens, but task.max_length is {max_length}; "
-            f"give at most {header.max_positions}"
+            f"{where}: the model has positions for {header.max_positions} tokens, but task.max_length is "
+            f"{longest - written}{behind}; give {both}at most {header.max_positions}"
         )
 
 

@@ -23,11 +23,11 @@ import torch
 from ftft.engine.allocation import kept_memory
 from ftft.engine.batches import BatchSchedule
 from ftft.engine.checkpoint import CheckpointFolder
-from ftft.engine.interrupting import StopSignals
+from ftft.engine.interrupting import StopSignals, interrupted
 from ftft.engine.precision import Precision, autocast
 from ftft.engine.provenance import differences, provenance
 from ftft.engine.schedule import rate_factor, warmup_steps
-from ftft.errors import Interrupted, UserError
+from ftft.errors import UserError
 from ftft.methods.contract import Trainables
 from ftft.pretraining.kinds import Kind
 from ftft.pretraining.objectives import Pretraining, figures
@@ -118,9 +118,7 @@ def train(run: Run) -> dict[str, float]:
                 _save(run, checkpoints, optimizer, step)
                 saved = time.monotonic()
             if stop.requested:
-                raise Interrupted(
-                    f"interrupted at step {step} of {run.steps}, which is saved; run the same command again to resume"
-                )
+                raise interrupted(step, run.steps)
     return measure(run)
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from ftft.data.examples import LoadedData
 from ftft.data.loading import load_data
 from ftft.methods.registry import build_task
-from ftft.models.headers import inspect, require_positions
 from ftft.models.known import contamination
 from ftft.run.other_models import inspected
 from ftft.run.recipe import Recipe, Stage, pretrained
-from ftft.run.requiring import require_heads, require_packing
+from ftft.run.requiring import header_with_room, require_heads, require_packing
 from ftft.run.search_space import require_sampler
 from ftft.run.selections import PlannedSelection, plan_selections
 from ftft.run.trainer_rows import trainer_rows
@@ -35,8 +34,7 @@ def check_models_and_data(
     task = build_task(recipe.task)
     for name in recipe.stages:
         model = pretrained(recipe, name)
-        header = inspect(model, f"stages.{name}.model", kind=task.model)
-        require_positions(header, task.longest, f"stages.{name}.model")
+        header = header_with_room(recipe, name, task)
         layers = model.keep_layers or header.layers
         size = f"{header.kept_parameters / 1e6:.1f} M parameters"
         yield f"stage {name}: {header.architecture}, {layers} of {header.layers} layers, {size}"

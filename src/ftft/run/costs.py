@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -79,14 +80,21 @@ def given_dynamics(stages: Mapping[str, Any], name: str) -> list[str]:
     return [source for source in used if source is not None and source not in stages]
 
 
-def whole_cost(ledgers: Mapping[str, Ledger], stages: Mapping[str, Any], name: str) -> Ledger:
+def whole_cost(
+    ledgers: Mapping[str, Ledger], stages: Mapping[str, Any], name: str, creations: Mapping[str, str] = MappingProxyType({})
+) -> Ledger:
     """The stage's ledger with everything its upstream stages did booked as the phase ``reference``.
 
-    A stage that was taken from the store is charged as what it cost when it ran.
+    A stage that was taken from the store is charged as what it cost when it ran. ``creations``: stage -> the key of the
+    examples it made, where it made any; what several stages learned from was made once, and is charged once.
     """
-    total = Ledger().merge(ledgers[name])
+    total, counted = Ledger().merge(ledgers[name]), {creations.get(name)}
     for other in upstream(stages, name):
-        total = total.merge(ledgers[other].moved(dict.fromkeys(PHASES, "reference")))
+        ledger, made = ledgers[other], creations.get(other)
+        if made is not None and made in counted:
+            ledger = ledger.without("creation")
+        counted.add(made)
+        total = total.merge(ledger.moved(dict.fromkeys(PHASES, "reference")))
     return total
 
 

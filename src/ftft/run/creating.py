@@ -127,6 +127,6 @@ def _spec(run: StageRun, model: LoadedModel, dtype: str) -> dict[str, Any]:
         "task": {name: value for name, value in run.recipe.task.items() if name not in files},
         "task_files": files,
         "model": model.fingerprint if used is None else run.earlier[used].key,
-        "dtype": dtype,
+        "dtype": dtype if used is None else None,  # another stage's model writes in the precision it was saved in
         "train": run.data.train.fingerprint,
     }

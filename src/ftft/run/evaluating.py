@@ -29,14 +29,15 @@ from ftft.files import atomic_path, read_json, sha256_file, write_json
 from ftft.methods import registry
 from ftft.methods.predictors import is_predictor, load_finished, predictor_models
 from ftft.models.folder import MODEL_FILE
-from ftft.models.headers import inspect, require_positions
+from ftft.models.headers import inspect
 from ftft.models.kinds import kind_of
 from ftft.models.known import contamination
 from ftft.models.loading import load_model
 from ftft.models.settings import ModelSettings
 from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
-from ftft.run.recipe import Recipe, pretrained
+from ftft.run.recipe import Recipe
+from ftft.run.requiring import header_with_room
 from ftft.state.manifest import read_manifest, write_manifest
 from ftft.tasks.contract import Task, quantities_of
 from ftft.tasks.metrics import merge_probabilities, normalise
@@ -73,8 +74,7 @@ def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     task = registry.build_task(recipe.task)
     for name, stage in recipe.stages.items():
-        header = inspect(pretrained(recipe, name), f"stages.{name}.model", kind=task.model)
-        require_positions(header, task.longest, f"stages.{name}.model")
+        header = header_with_room(recipe, name, task)
         others = [
             inspect(one, f"stages.{name}.other_models.{role}", kind=task.model) for role, one in stage.other_models.items()
         ]

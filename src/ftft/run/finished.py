@@ -29,9 +29,10 @@ class FinishedStage:
         return self.model_at or self.folder / "model"
 
     @property
-    def creates(self) -> bool:
-        """Whether it made its own examples."""
-        return "creation" in self.summary
+    def creation_key(self) -> str | None:
+        """The key of the examples that it made for itself, which other stages may share; None where it made none."""
+        made = self.summary.get("creation")
+        return None if made is None else str(made["key"])
 
     @property
     def dynamics_path(self) -> Path | None:

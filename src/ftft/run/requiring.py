@@ -6,11 +6,25 @@ from typing import TYPE_CHECKING
 
 from ftft.errors import UserError
 from ftft.methods import registry
+from ftft.models.headers import ModelHeader, inspect, require_positions
 from ftft.run.evaluators import of_models
 from ftft.run.recipe import Recipe, pretrained
+from ftft.run.trainer_combinations import trainer_of
 
 if TYPE_CHECKING:
     from ftft.tasks.contract import Task
+
+
+def header_with_room(recipe: Recipe, name: str, task: Task) -> ModelHeader:
+    """The header of the pretrained model that a stage begins with in the end; UserError where it cannot be used, or has too few
+    positions for what the task, or the stage's trainer, lets through it."""
+    where, stage, longest = f"stages.{name}.model", recipe.stages[name], task.longest
+    if stage.trainer is not None and longest is not None:
+        longest = max(longest, trainer_of(recipe, name).longest(task))
+    header = inspect(pretrained(recipe, name), where, kind=task.model)
+    written = 0 if longest is None else longest - getattr(task, "max_length", longest)
+    require_positions(header, longest, where, written=written)
+    return header
 
 
 def require_heads(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:

@@ -240,7 +240,7 @@ class _Run:
         for name, stage in self.stages.items():
             if stage.dynamics_path is not None:
                 copy_file(stage.dynamics_path, self.folder / "stages" / name / "dynamics.parquet")
-            for file in ("selection.parquet", "selection.parquet.json", *([CREATED] if stage.creates else [])):
+            for file in ("selection.parquet", "selection.parquet.json", *([CREATED] if stage.creation_key else [])):
                 copy_file(stage.folder / file, self.folder / "stages" / name / file)
             place = self.folder / "stages" / name
             self.predictions[name] = write_named_predictions(place, self.evaluations[name], self.data, columns)
@@ -330,7 +330,8 @@ class _Run:
 
     def _cost(self, name: str) -> dict[str, Any]:
         ledgers = {other: stage.ledger for other, stage in self.stages.items()}
-        total = whole_cost(ledgers, self.recipe.stages, name)
+        creations = {other: stage.creation_key for other, stage in self.stages.items() if stage.creation_key is not None}
+        total = whole_cost(ledgers, self.recipe.stages, name, creations)
         erm = self._erm_cost()
         return {
             "ledger": total.to_json(),

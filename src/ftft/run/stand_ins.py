@@ -31,5 +31,7 @@ def stand_in(stage: Stage, train: Examples, where: str) -> Examples:
         created: Created = registry.build("create", stage.create, where).create(train, NobodyWrites())
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    made_from = fingerprint([train.fingerprint, stage.create, asdict(stage.model), stage.use_model_of])
+    # Who writes makes them others, and nothing else of the stage's: its own model is looked at only where that is the one.
+    writer = asdict(stage.model) if stage.use_model_of is None else stage.use_model_of
+    made_from = fingerprint([train.fingerprint, stage.create, writer])
     return replace(created.examples, fingerprint=made_from)

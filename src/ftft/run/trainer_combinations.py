@@ -110,6 +110,12 @@ def _check_methods(stage: Stage, where: str) -> None:
                 f"{where}.{question}: {getattr(stage, question)['name']} {why}, and {name} is run by TRL; "
                 f"use {' or '.join([', '.join(others[:-1]), others[-1]] if len(others) > 1 else others)}"
             )
+    apply = getattr(build("select", stage.select, f"{where}.select"), "apply", "subset")
+    if apply != "subset":
+        raise UserError(
+            f"{where}.select.apply: {name} takes each row that it learns from once an epoch and weights all alike; leave "
+            f"{apply} out"
+        )
 
 
 def _composes(question: str, section: dict[str, object], where: str) -> bool:

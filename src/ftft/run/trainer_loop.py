@@ -19,12 +19,13 @@ import torch
 
 from ftft.engine.checkpoint import CheckpointFolder, LoadedCheckpoint
 from ftft.engine.flops import FlopCounter
-from ftft.engine.interrupting import StopSignals
+from ftft.engine.interrupting import StopSignals, interrupted
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import JOURNAL_SECONDS, JOURNALS_PER_CHECKPOINT
-from ftft.engine.provenance import differences
+from ftft.engine.provenance import differences_on_resuming
+from ftft.engine.step import diverged
 from ftft.engine.training import Outcome, Training
-from ftft.errors import Interrupted, UserError
+from ftft.errors import UserError
 from ftft.state import rng
 
 if TYPE_CHECKING:
@@ -70,10 +71,9 @@ class TrainerLoop:
                 self._train(start(self))
             else:
                 self.load_model()
+                self._found = None
         if self._stop.requested:
-            raise Interrupted(
-                f"interrupted at step {self.step} of {self.steps}, which is saved; run the same command again to resume"
-            )
+            raise interrupted(self.step, self.steps)
         return Outcome(
             steps=self.step,
             planned=self.steps,
@@ -116,7 +116,7 @@ class TrainerLoop:
         value = float(loss)
         if not np.isfinite(value):
             self._checkpoints.discard(self.step)  # its weights gave this loss: it is not the last good one
-            raise UserError(self._diverged(f"the loss became {value} at step {self.step + 1}"))
+            raise self._diverged(f"the loss became {value} at step {self.step + 1}")
         self._loss += value
         return loss
 
@@ -156,7 +156,7 @@ class TrainerLoop:
     def save(self, trainer: Any) -> None:
         t = self.training
         if not all(bool(torch.isfinite(p.detach()).all()) for p in self._model.parameters() if p.requires_grad):
-            raise UserError(self._diverged(f"the weights became infinite or NaN at step {self.step}"))
+            raise self._diverged(f"the weights became infinite or NaN at step {self.step}")
         t.ledger.observe_memory("training")
         t.ledger.journal(self._journal_file)
         state = {
@@ -183,14 +183,8 @@ class TrainerLoop:
         t.flops.load_state(state["flops"])
         t.ledger = Ledger.resume(state["ledger"], self._journal_file, prepared=t.ledger)
         t.notify({"event": "resumed", "step": self.step, "steps": self.steps})
-        self.resume_differences = list(state["resume_differences"])
-        new = differences(found.info, self.environment)
-        if new:
-            self.resume_differences += [sentence for sentence in new if sentence not in self.resume_differences]
-            t.warn(
-                f"resuming at step {self.step} under other conditions ({'; '.join(new)}): "
-                "the result may differ in the last digits from an undisturbed run, and it is marked"
-            )
+        known = state["resume_differences"]
+        self.resume_differences = differences_on_resuming(known, found.info, self.environment, self.step, t.warn)
 
     def load_model(self) -> None:
         assert self._found is not None
@@ -204,11 +198,7 @@ class TrainerLoop:
     def load_random(self) -> None:
         assert self._found is not None
         rng.restore(self._found.trees["training"]["rng"])
+        self._found = None  # the last that a trainer loads: weights and optimizer are not held twice while it trains
 
-    def _diverged(self, what: str) -> str:
-        kept = self._checkpoints.steps()
-        last = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint had been due yet"
-        return (
-            f"{what} of {self.steps} and training stopped ({last}); "
-            "try a lower learning_rate, a longer warmup, clip: 1.0, or precision: fp32"
-        )
+    def _diverged(self, what: str) -> UserError:
+        return diverged(what, self.steps, self._checkpoints.steps())

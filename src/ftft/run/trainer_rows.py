@@ -11,6 +11,7 @@ import pyarrow as pa
 from ftft.data.duplicates import find_overlaps
 from ftft.data.examples import Examples, LoadedData
 from ftft.data.loading import load_examples, refuse_training_files, with_fingerprint
+from ftft.data.prompting import asks, questions_of
 from ftft.data.settings import Columns
 from ftft.errors import UserError
 from ftft.run.recipe import Recipe
@@ -26,7 +27,8 @@ def trainer_rows(
 
     UserError for bad rows, or rows of an evaluation set.
     """
-    found, warnings = {}, []
+    found: dict[str, LoadedData] = {}
+    warnings: list[str] = []
     for name, stage in recipe.stages.items():
         if stage.trainer is None:
             continue
@@ -41,7 +43,7 @@ def trainer_rows(
         else:
             refuse_training_files([stage.data], recipe.data.evaluation, where)
             progress(f"reading the rows of stage {name}")
-            rows = load_examples(stage.data, Columns(), inputs=trainer.inputs)
+            rows = load_examples(stage.data, Columns(), inputs=trainer.inputs, warnings=warnings)
             rows, sentences = _apart(rows, data, where, drop=recipe.data.drop_duplicates_of_evaluation)
             warnings += sentences
             if trainer.inputs.labelled:
@@ -63,11 +65,12 @@ def _with_label_as_input(rows: Examples, where: str) -> Examples:
 
 
 def _apart(rows: Examples, data: LoadedData, where: str, *, drop: bool) -> tuple[Examples, list[str]]:
-    """The rows, without those whose prompt an evaluation set has where they are to be dropped; and a sentence for each such
-    set."""
-    sets = {name: one.examples.inputs for name, one in data.evaluation.items() if "prompt" in one.examples.inputs}
+    """The rows, without those whose prompt an evaluation set asks (a chat: in its last question) where they are to be dropped;
+    and a sentence for each such set."""
+    asked = {name: questions_of(one.examples) for name, one in data.evaluation.items() if asks(one.examples)}
     overlaps = find_overlaps(
-        {"prompt": rows.inputs["prompt"]}, {name: {"prompt": inputs["prompt"]} for name, inputs in sets.items()}
+        {"prompt": rows.inputs["prompt"]},
+        {name: {"prompt": pa.array(questions, pa.large_string())} for name, questions in asked.items()},
     )
     shared = {name: one.train_rows for name, one in overlaps.items() if len(one.train_rows)}
     done = "left out" if drop else "learned from all the same (data.drop_duplicates_of_evaluation leaves out such rows)"

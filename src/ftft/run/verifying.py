@@ -3,7 +3,7 @@
 Compared are what each stage learned from (ids and weights, in order), the mean loss of every step (a float64, which JSON keeps
 exactly), and the hash of the trainable weights after step :data:`~ftft.engine.loop.HASHED_STEP`, or after the last one of a
 shorter training. The replay takes the precision, the number of threads and, for a run on the CPU, the device from the run's
-records. It writes nothing.
+records. It writes nothing. Examples that a stage created are taken as the run kept them; no model writes them again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from accelerate import Accelerator
 
 from ftft.data.examples import LoadedData
 from ftft.data.loading import load_data
+from ftft.engine.assembly import needs_of
 from ftft.engine.ledger import Ledger
 from ftft.engine.loop import HASHED_STEP, TrainingLoop
 from ftft.engine.precision import weights_in
@@ -268,8 +269,11 @@ class _Replay:
         return sentences
 
     def _selects_with_a_model_gone(self) -> bool:
-        source = self.recipe.stages[self.name].use_model_of
-        return source is not None and not (self.earlier[source].model_folder / CONFIG).exists()
+        stage = self.recipe.stages[self.name]
+        if stage.use_model_of is None or (self.earlier[stage.use_model_of].model_folder / CONFIG).exists():
+            return False
+        selector = registry.build("select", stage.select, f"stages.{self.name}.select")
+        return "scoring_model" in needs_of(selector)  # else the model has only made the examples, which are kept
 
     def _kept_selection(self) -> Selection:
         return read_selection(self.folder / "stages" / self.name / "selection.parquet")

@@ -109,6 +109,7 @@ class CausalLanguageModelling:
             "input_ids": tokens,
             "told": told,
             "offsets": offsets,
+            "asked": asked,
             "pad_token_id": pad_token(processor),
         }
         sums = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(told, dtype=np.int64)])
@@ -125,7 +126,7 @@ class CausalLanguageModelling:
                     f"task.answer: example {examples.ids[int(unasked[0])].as_py()} has an empty prompt, so nothing asks for an "
                     "answer; give it a prompt, leave the row out, or leave `answer` out"
                 )
-            storage |= {"processor": processor, "asked": asked, "turns": turns, **_ends_of_turns(examples, processor)}
+            storage |= {"processor": processor, "turns": turns, **_ends_of_turns(examples, processor)}
         return Prepared(examples=examples, lengths=lengths, storage=storage)
 
     def _texts(self, examples: Examples, processor: Any) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,9 @@ def test_a_stage_learns_from_what_its_model_made_once(tmp_path: Path, llama: Pat
     assert books["s3ft"]["creation"]["examples"] == 12 and books["s3ft"]["creation"]["tokens"] > 12 * 3
     assert books["again"]["creation"] == books["s3ft"]["creation"], "made once, charged to whoever uses it"
     assert result["s3ft"]["training"]["losses"] != result["sft"]["training"]["losses"]
-    assert result["s3ft"]["cost"]["flops"] == sum(book["flops"] for book in books["s3ft"].values())
+    own = {name: sum(cost["flops"] for cost in book.values()) for name, book in books.items()}
+    assert result["s3ft"]["cost"]["flops"] == own["s3ft"]
+    assert result["again"]["cost"]["flops"] == own["s3ft"] + own["again"] - books["s3ft"]["creation"]["flops"]
     keys = {one.name for one in run_store(recipe).root.iterdir() if one.is_dir()}
     assert len(keys) == 4 and result["s3ft"]["creation"]["key"][:20] in keys
     assert len(pq.read_table(folder / "stages/again/selection.parquet")) == 4
@@ -275,10 +278,32 @@ def test_another_model_makes_others_and_an_earlier_stages_can(tmp_path: Path, ll
     learns = {"train": {**TRAIN, "steps": 60}, "optimize": {"name": "adamw", "learning_rate": 1e-2}}
     stages = {"first": learns, "main": {"create": S3, "use_model_of": "first"}}
     recipe = recipe_of(tmp_path, llama, stages)
-    result = read_result(run_recipe(recipe))["stages"]
+    folder = run_recipe(recipe)
+    result = read_result(folder)["stages"]
     counts = result["main"]["creation"]["counts"]
     assert counts["self"] > 4, "a model that has learned the rows answers more of them"
     assert result["main"]["cost"]["uses"] == ["first"]
+    shutil.rmtree(run_store(recipe).root)  # and with it the model that wrote: what it wrote is kept, and selected from anew
+    assert [(one.mismatch, one.notes) for one in verify_run(folder, steps=2)] == [(None, ())] * 2
+
+
+def test_a_small_reference_and_a_large_main_model_learn_from_what_one_model_made(tmp_path: Path, llama: Path) -> None:
+    made = {"create": S3, "use_model_of": "base"}
+    chosen = {"use_dynamics_of": "small", "select": {"name": "top", "score": "loss", "count": 4}}
+    exact = {**TRAIN, "precision": "fp64"}  # its own model's precision is not that of the one that writes
+    stages = {
+        "base": {},
+        "small": {"model": {"path": str(llama), "keep_layers": 1}, "dynamics": {"mode": "online"}, **made},
+        "large": {"train": exact, **made, **chosen},
+    }
+    assert list(check_models_and_data(recipe_of(tmp_path, llama, stages)))[-1] == "the recipe is sound"
+    result = read_result(run_recipe(recipe_of(tmp_path, llama, stages)))["stages"]
+    assert result["small"]["creation"]["key"] == result["large"]["creation"]["key"]
+    without = {"base": {}, "other": {}, **stages, "large": {**stages["large"], "use_model_of": "other"}}
+    own = {**stages, "small": {**stages["small"], "use_model_of": None}, "large": {**stages["large"], "use_model_of": None}}
+    for wrong in (without, own):  # other writers, whether named or the stages' own
+        with pytest.raises(UserError, match="^stages.large.select: these dynamics are of other data"):
+            list(check_models_and_data(recipe_of(tmp_path, llama, wrong)))
 
 
 def test_dynamics_of_the_given_rows_are_no_dynamics_of_those_made(tmp_path: Path, llama: Path) -> None:

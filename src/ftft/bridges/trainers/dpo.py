@@ -54,6 +54,10 @@ class DPO:
         """Nothing is taken from the task."""
         return self
 
+    def longest(self, task: Any) -> int:
+        """Prompt and answer as the task cuts them."""
+        return int(task.max_length)
+
     def lengths(self, examples: Examples, task: Any, processor: Any) -> np.ndarray:
         """Tokens of both sequences."""
         rows = _rows(examples, task, processor)

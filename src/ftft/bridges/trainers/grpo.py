@@ -61,6 +61,10 @@ class GRPO:
             raise UserError("reward: neither it nor task.answer says how answers are compared; give marked, number or text")
         return dataclasses.replace(self, reward=self.reward or task.answer)
 
+    def longest(self, task: Any) -> int:
+        """A prompt as the task cuts it, and what is written behind it."""
+        return int(task.max_length + task.answer_tokens)
+
     def lengths(self, examples: Examples, task: Any, processor: Any) -> np.ndarray:
         """Tokens of the prompt."""
         return np.array([len(prompt) for prompt, _ in _rows(examples, task, processor)], dtype=np.int32)

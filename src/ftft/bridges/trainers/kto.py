@@ -48,6 +48,10 @@ class KTO:
         """Nothing is taken from the task."""
         return self
 
+    def longest(self, task: Any) -> int:
+        """Prompt and answer as the task cuts them."""
+        return int(task.max_length)
+
     def lengths(self, examples: Examples, task: Any, processor: Any) -> np.ndarray:
         """Tokens of prompt and answer."""
         from ftft.bridges.completions import tokenised
