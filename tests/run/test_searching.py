@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import ftft.engine.loop
 import ftft.run.searching
 from ftft.engine.settings import Range, SearchSettings
 from ftft.errors import UserError
@@ -182,14 +183,14 @@ def test_a_killed_search_goes_on_with_the_trial_it_was_at_and_ends_the_same(
 
     def kill_in_trial(event: dict[str, Any]) -> None:
         if event["event"] == "trial" and event["number"] == 2:
-            monkeypatch.setattr(ftft.run.searching, "JOURNAL_SECONDS", 0.0)  # what the next trial loses is known
+            monkeypatch.setattr(ftft.engine.loop, "JOURNAL_SECONDS", 0.0)  # what the next trial loses is known
         if event["event"] == "trial" and event["number"] == 3:
             monkeypatch.setattr(Watched, "_train_step", raising)
 
     def raising(self: Any, rows: Any, epoch: int) -> None:
-        original(self, rows, epoch)
-        if self.step == 1:
+        if self.step == 2:
             raise Killed
+        original(self, rows, epoch)
 
     original = Watched._train_step
     with pytest.raises(Killed):

@@ -26,7 +26,7 @@ from ftft.engine.step import NotFinite, Observed, Step, losses_of_all, observe, 
 from ftft.engine.training import Outcome as Outcome
 from ftft.engine.training import Training as Training
 from ftft.engine.walk import Walk
-from ftft.errors import Interrupted, UserError
+from ftft.errors import Diverged, Interrupted
 from ftft.methods.contract import Models, Stateful
 from ftft.state import rng
 from ftft.state.algebra import weights_sha256
@@ -78,7 +78,7 @@ class TrainingLoop:
     def run(self) -> Outcome:
         """Train to the planned end or to the early stop.
 
-        Raises Interrupted after Ctrl-C or SIGTERM (a checkpoint is saved first) and UserError when the loss stops
+        Raises Interrupted after Ctrl-C or SIGTERM (a checkpoint is saved first) and Diverged when the loss stops
         being a number.
         """
         t = self.training
@@ -158,7 +158,7 @@ class TrainingLoop:
         except NotFinite as error:
             if error.what == "loss" and self.checkpoints is not None and self.processes.is_first:
                 self.checkpoints.discard(self.step)  # its weights gave this loss: it is not the last good one
-            raise UserError(self._diverged(f"{error} at step {self.step + 1}")) from None
+            raise self._diverged(f"{error} at step {self.step + 1}") from None
         if step.seen:
             self._observe(epoch, step.seen)
         if isinstance(t.schedule, Learning):
@@ -187,12 +187,12 @@ class TrainingLoop:
         """Nothing is measured or saved of weights that are not finite: without clipping no other check comes first."""
         own = (own_part(p.detach()) for p in self.unwrapped.parameters() if p.requires_grad)
         if self.processes.any(not all(bool(torch.isfinite(value).all()) for value in own))[0]:
-            raise UserError(self._diverged(f"the weights became infinite or NaN at step {self.step}"))
+            raise self._diverged(f"the weights became infinite or NaN at step {self.step}")
 
-    def _diverged(self, what: str) -> str:
+    def _diverged(self, what: str) -> Diverged:
         kept = self.checkpoints.steps() if self.checkpoints else []
         last = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint had been due yet"
-        return (
+        return Diverged(
             f"{what} of {self.training.schedule.steps} and training stopped ({last}); "
             "try a lower learning_rate, a longer warmup, clip: 1.0, or precision: fp32"
         )
@@ -326,8 +326,10 @@ class TrainingLoop:
         }
 
     def _journal(self) -> None:
-        folder, ledger = self.training.folder, self.training.ledger
-        if folder is not None:
+        folder, ledger, journal = self.training.folder, self.training.ledger, self.training.journal
+        if journal is not None:
+            self.processes.once(lambda: journal(ledger))
+        elif folder is not None:
             self.processes.once(lambda: ledger.journal(folder / "ledger.jsonl"))
 
     def _resume(self) -> None:

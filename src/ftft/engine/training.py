@@ -49,6 +49,7 @@ class Training:
     flops: FlopCounter = field(default_factory=FlopCounter)
     ledger: Ledger = field(default_factory=Ledger)
     folder: Path | None = None
+    journal: Callable[[Ledger], None] | None = None  # where the books go every few seconds; by default into ``folder``
     notify: Callable[[dict[str, Any]], None] = lambda event: None
     warn: Callable[[str], None] = lambda sentence: None
 
