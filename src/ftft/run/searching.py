@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,7 +182,7 @@ class StageSearch:
             except Diverged as error:
                 score, why = None, f"; the last one said: {error}"  # the error itself would keep the trial's model in memory
             except Interrupted:
-                processes.once(lambda: self._journal(found.ledger, cost))
+                processes.once(partial(self._journal, found.ledger, cost))
                 raise Interrupted(
                     f"interrupted in trial {number + 1} of {self.search.trials}; those before it are kept, and the same "
                     "command goes on with it"

@@ -116,8 +116,8 @@ class With(torch.nn.Module):
 
 
 def steering_scores(task: Task, one: EvaluationSet, predictions: np.ndarray) -> dict[str, float]:
-    """The scores a stage can be steered by, of predictions [N, K] (of a classifier: over the model's classes). Every one is NaN
-    where a prediction is not finite: the largest of such probabilities would be a class all the same, and often the right one."""
+    """The scores a stage can be steered by, of predictions [N, K] (of a classifier: over the model's classes). All NaN where
+    a prediction is not finite: the largest of such probabilities would be a class all the same, and often the right one."""
     own = predictions.astype(np.float64)
     if not np.isfinite(own).all():
         return dict.fromkeys(task.steering, math.nan)
