@@ -16,7 +16,6 @@ from transformers import LogitsProcessor
 from ftft.errors import UserError
 from ftft.nn.emulation import Asked, emulated
 
-
 FORBIDDEN = -1e4  # as a logit: no probability, and yet a difference of two of them is a number
 
 
