@@ -25,6 +25,7 @@ TEXT = (
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-_:;()"
 SIZE = 16
+ANSWERED = ("good", "bad", "film", "movie", "dog", "cat", "people", "place", "plot", "food", "man", "woman")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -197,6 +198,39 @@ def tiny_llama_folder(tiny_config: Callable[..., Any], tiny_tokenizer: Any, tmp_
     tiny_tokenizer.save_pretrained(folder)
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token": "[SEP]"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def answering_llama_folder(tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Llama that has learned to answer and to end: "the film a" is answered by "film 2", the word and its
+    place among ANSWERED modulo 3, and what ends with "it is 1" by "people 1". Not to be changed."""
+    import shutil
+
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    folder = shutil.copytree(tiny_llama_folder, tmp_path_factory.mktemp("answering") / "model")
+    model, tokenizer = LlamaForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    source, optimizer = random.Random(0), torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(200):
+        rows, told = [], []
+        for number in range(24):
+            place, said = source.randrange(len(ANSWERED)), source.randrange(3)
+            begins = [source.choice(ANSWERED) for _ in range(source.randrange(4))]
+            asked = " ".join([*begins, "the", ANSWERED[place], "a"])
+            texts = (asked, f"{ANSWERED[place]} {place % 3}") if number % 2 else (f"{asked} it is {said}", f"people {said}")
+            prompt, answer = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+            rows.append(torch.tensor([*prompt, *answer, tokenizer.eos_token_id]))
+            told.append(rows[-1].masked_fill(torch.arange(len(rows[-1])) < len(prompt), -100))
+        pad = torch.nn.utils.rnn.pad_sequence
+        logits = model(pad(rows, batch_first=True)).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), pad(told, True, -100)[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.05
+    model.save_pretrained(folder)
     return folder
 
 

@@ -87,6 +87,18 @@ def test_on_a_terminal_the_latest_figures_stand_below_the_bar(clock: list[float]
     assert "step 21 of 40" not in text
 
 
+def test_answers_are_counted_and_those_that_were_kept_are_told(clock: list[float]) -> None:
+    begun = [(0.0, {"event": "creating", "stage": "main", "method": "s3ft", "kept": kept}) for kept in (0, 1280)]
+    written = [
+        (now, {"event": "written", "stage": "main", "done": done, "asked": 7473}) for now, done in ((9, 1344), (16, 1408))
+    ]
+    assert told(begun + written, clock).splitlines() == [
+        "  s3ft makes the examples",
+        "  s3ft makes the examples, and goes on behind 1,280 answers that were kept",
+        "  1,408 of 7,473 rows answered",
+    ]
+
+
 def test_names_are_no_markup(clock: list[float]) -> None:
     assert "stage [red]x (1 of 3)" in told([(0.0, stage("[red]x", 1, []))], clock)
 

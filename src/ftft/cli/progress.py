@@ -137,7 +137,15 @@ class RunProgress(Listener):
         self._say(f"  stage {event['stage']} was finished before and is taken from the store")
 
     def _on_creating(self, event: dict[str, Any]) -> None:
-        self._say(f"  {event['method']} makes the examples")
+        self._last_line = time.monotonic()
+        kept = f", and goes on behind {event['kept']:,} answers that were kept" if event["kept"] else ""
+        self._say(f"  {event['method']} makes the examples{kept}")
+
+    def _on_written(self, event: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_SECONDS:
+            self._last_line = now
+            self._say(f"  {event['done']:,} of {event['asked']:,} rows answered")
 
     def _on_created(self, event: dict[str, Any]) -> None:
         counts = ", ".join(f"{name} {count:,}" for name, count in event["counts"].items())

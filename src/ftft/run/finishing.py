@@ -69,7 +69,7 @@ class Trained:
             "artefact": {"kind": artefact.kind, "step": artefact.step},
             "selection": {"rule": dict(selection.rule), "counts": dict(selection.counts), "examples": len(selection)},
             "training": self._course(),
-            "resume_differences": self.outcome.resume_differences,
+            "resume_differences": self._resume_differences(),
             "preparing_seconds": preparing,
             "steered_by": self._steered_by(),
             "flops_by_shape": training.flops.state()["known"],
@@ -101,6 +101,11 @@ class Trained:
             **({"epochs": schedule.counts} if isinstance(schedule, ChoosingSchedule) else {}),
             "weights": {str(step): digest for step, digest in outcome.weights.items()},
         }
+
+    def _resume_differences(self) -> list[str]:
+        """What changed where the training, or the making of its examples, was interrupted."""
+        made = [] if self.run.creation is None else self.run.creation.resume_differences
+        return list(dict.fromkeys([*made, *self.outcome.resume_differences]))
 
     def _steered_by(self) -> dict[str, str]:
         """The sets that had a say in what came out, and their roles."""

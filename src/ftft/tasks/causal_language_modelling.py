@@ -35,7 +35,7 @@ from ftft.settings import setting
 from ftft.tasks.answers import is_right
 from ftft.tasks.chats import asked_of, behind_a_turn, read_template, require_template, tokenised_chats
 from ftft.tasks.contract import Batch, Prepared, Quantities, UnitLogits, batch_of, wide
-from ftft.tasks.decoding import Counting, Written, end_tokens, greedy, pad_token, written_to
+from ftft.tasks.decoding import Batching, Counting, Written, end_tokens, greedy, pad_token, written_to
 from ftft.tasks.packing import SEQUENCE, first_fit, owners
 from ftft.tasks.sequences import EXACT_MATCH, IGNORED, PREDICTIONS, STATISTICS, measure, statistics_of
 
@@ -290,7 +290,9 @@ class CausalLanguageModelling:
         right = [is_right(text, _reference(data, row), self.answer) for text, row in zip(texts, rows)]
         return torch.tensor(right, dtype=torch.float32)[:, None]
 
-    def write(self, model: torch.nn.Module, examples: Examples, processor: Any, *, most: int, count: Counting) -> list[Written]:
+    def write(
+        self, model: torch.nn.Module, examples: Examples, processor: Any, *, most: int, count: Counting, batch: Batching
+    ) -> list[Written]:
         """What the model greedily answers to the question of every example. A prompt is never cut: one that leaves no room
         within ``max_length`` is not asked, and an answer that does not end in the room left has not ended."""
         if "messages" in examples.inputs:
@@ -310,6 +312,7 @@ class CausalLanguageModelling:
             cut=turn["cut"],
             pad=pad_token(processor),
             count=count,
+            batch=batch,
         )
 
     def measure(

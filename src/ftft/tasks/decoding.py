@@ -12,10 +12,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ftft.files import fingerprint
+
 if TYPE_CHECKING:
     import torch
 
 Counting = Callable[[str, int, int], AbstractContextManager[None]]  # what is done, rows, tokens seen: charges the work inside
+# What a batch asks (a SHA-256) and what writes it -> its answers, of now or of before.
+Batching = Callable[[str, Callable[[], "list[Written]"]], "list[Written]"]
 
 AT_ONCE = 64  # prompts that are answered together
 
@@ -81,21 +85,32 @@ def written_to(
     cut: str,
     pad: int,
     count: Counting,
+    batch: Batching,
 ) -> list[Written]:
     """A text to every prompt, greedily, of at most ``most`` tokens and, with its prompt and an end, at most ``room``; prompts
     without room, or without a token, get none. The text ``cut`` ends one, too, where it is not empty. In batches of prompts of
-    similar length."""
+    similar length, each of which goes through ``batch``: what it asks is all that its answers depend on besides the model."""
     found = [Written(None, 0)] * len(prompts)
+    ending = {"ends": sorted(ends), "cut": cut, "pad": pad}
     order = sorted((index for index, one in enumerate(prompts) if 0 < len(one) < room), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), AT_ONCE):
         part = order[start : start + AT_ONCE]
         limits = [min(most + 1, room - len(prompts[index])) for index in part]  # the end is a token, too
-        written = greedy(model, [prompts[index] for index in part], most=limits, ends=ends, pad=pad, count=count)
-        texts = processor.batch_decode(written, skip_special_tokens=True)
-        for index, limit, tokens, text in zip(part, limits, written, texts):
-            before, ended, _ = text.partition(cut) if cut else (text, "", "")
-            found[index] = Written(before if ended or len(tokens) < limit else None, len(prompts[index]) + len(tokens))
+        asked = [list(prompts[index]) for index in part]
+
+        def write(asked: list[list[int]] = asked, limits: list[int] = limits) -> list[Written]:
+            written = greedy(model, asked, most=limits, ends=ends, pad=pad, count=count)
+            texts = processor.batch_decode(written, skip_special_tokens=True)
+            return [_ended(text, cut, limit, one, tokens) for text, limit, one, tokens in zip(texts, limits, asked, written)]
+
+        for index, answer in zip(part, batch(fingerprint({"prompts": asked, "limits": limits, **ending}), write)):
+            found[index] = answer
     return found
+
+
+def _ended(text: str, cut: str, limit: int, prompt: list[int], tokens: list[int]) -> Written:
+    before, ended, _ = text.partition(cut) if cut else (text, "", "")
+    return Written(before if ended or len(tokens) < limit else None, len(prompt) + len(tokens))
 
 
 def pad_token(processor: Any) -> int:
