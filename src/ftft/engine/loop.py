@@ -7,7 +7,7 @@ checkpoint (weights, optimizer, the objective's and a sampler's state, random st
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from ftft.engine.ledger import Ledger
 from ftft.engine.predict import predict_batches
 from ftft.engine.processes import processes_of, with_copies
 from ftft.engine.provenance import differences
+from ftft.engine.starting import started
 from ftft.engine.step import NotFinite, Observed, Step, losses_of_all, observe, observed
 from ftft.engine.training import Outcome as Outcome
 from ftft.engine.training import Training as Training
 from ftft.engine.walk import Walk
 from ftft.errors import Diverged, Interrupted
-from ftft.methods.contract import Batch, Loss, Models, Stateful
+from ftft.methods.contract import Models, Stateful
 from ftft.state import rng
 from ftft.state.algebra import weights_sha256
 from ftft.state.shards import cut_optimizer_state, cut_state, in_shards, own_part, whole_tree
@@ -61,7 +62,7 @@ class TrainingLoop:
         self.in_shards = in_shards(training.models.main)
         self.model = with_copies(training.models.main, training.accelerator)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
-        self.loss_of = self._started(Models(self.model, training.models.others))
+        self.loss_of = started(training, Models(self.model, training.models.others), self.processes)
         own_hook = getattr(self.loss_of, "before_step", None)
         self.hooks = [*training.before_step, *([own_hook] if own_hook is not None else [])]
         self.hashed: set[int] | None = None  # steps; None: HASHED_STEP, or the last one where that comes sooner
@@ -72,16 +73,6 @@ class TrainingLoop:
     def step(self) -> int:
         """Optimizer steps taken so far."""
         return self.walk.step
-
-    def _started(self, models: Models) -> Callable[[Batch], Loss]:
-        """The objective, begun with the first process' random numbers in all of them; what each draws later is its own."""
-        own = rng.capture()
-        first = self.processes.from_first(own)
-        rng.restore({**first, "cuda": dict(zip(own["cuda"], first["cuda"].values()))})
-        loss_of = self.training.objective.start(models, self.training.task)
-        if not self.processes.is_first:
-            rng.restore(own)
-        return loss_of
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
