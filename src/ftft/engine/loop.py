@@ -327,11 +327,7 @@ class TrainingLoop:
         }
 
     def _journal(self) -> None:
-        folder, ledger, journal = self.training.folder, self.training.ledger, self.training.journal
-        if journal is not None:
-            self.processes.once(lambda: journal(ledger))
-        elif folder is not None:
-            self.processes.once(lambda: ledger.journal(folder / "ledger.jsonl"))
+        self.processes.once(self.training.write_journal)
 
     def _resume(self) -> None:
         t = self.training

@@ -53,6 +53,13 @@ class Training:
     notify: Callable[[dict[str, Any]], None] = lambda event: None
     warn: Callable[[str], None] = lambda sentence: None
 
+    def write_journal(self) -> None:
+        """Append what has been spent so far to the journal, where there is one."""
+        if self.journal is not None:
+            self.journal(self.ledger)
+        elif self.folder is not None:
+            self.ledger.journal(self.folder / "ledger.jsonl")
+
 
 @dataclass
 class Outcome:
