@@ -29,6 +29,8 @@ method stands here like any other.
 """
 
 
+# The experiments of single methods: docs/methods.md tells of each method what they found, and the README only that they exist.
+OF_METHODS = ("autoft", "forgetting", "intruder_dimensions", "language_models", "methods")
 BEGIN, END = "<!-- comparisons: begin -->", "<!-- comparisons: end -->"
 
 
@@ -45,11 +47,17 @@ def evidence(results: Path) -> str:
 
 
 def summary(results: Path) -> str:
-    """The README's part: of every suite one table a task, and in words what to beware of in it."""
+    """The README's part: of every suite one table a task, and in words what to beware of in it; a line where a suite tries
+    single methods."""
     blocks = []
     for table in map(_begun, tables(results)):
         said = f", {label(table)}" if label(table) else ""
-        blocks.append(f"Suite [{table['name']}](results/{table['name']}/table.md) ({table['kind']}{said}):")
+        suite = f"Suite [{table['name']}](results/{table['name']}/table.md) ({table['kind']}{said})"
+        if table["name"] in OF_METHODS:
+            rows = {row for task in table["tasks"].values() for row in task["rows"]}
+            blocks.append(f"{suite}: {len(rows)} rows, whose figures stand by method in [docs/methods.md](docs/methods.md).")
+            continue
+        blocks.append(f"{suite}:")
         blocks += [paragraph(note) for note in notes(table) if note.startswith("Unfinished")]
         for task in tasks_of(table):
             grid = comparison_tables.summary(table, task)

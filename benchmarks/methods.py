@@ -6,15 +6,17 @@ and what the committed comparisons found of it.
 Nothing in the page is written by hand; a test holds it against the files.
 
 A row of a suite tries the methods in which it differs from the row it is like, or else from the baseline. What is claimed of a
-method is a *mechanism* (its oracles hold) or an *effect*: the suite asks the question in the paper's direction (a contrast of
-that row), and the interval of the answer lies on that side. Figures without such a question claim nothing beyond the mechanism.
+method is a *mechanism* (its oracles hold) or an *effect*: the suite asks questions in the paper's direction (the contrasts of
+that row), and the intervals of all answers lie on that side. Figures without such a question, and those of a suite that calls
+itself a toy, claim nothing beyond the mechanism.
+An evaluator that looks at models is tried by every row whose stage names it; what it measured there is told and claims nothing.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +26,12 @@ from ftft.comparison.suite import MAIN, Suite
 from ftft.methods.header import MethodHeader, SettingHeader
 from ftft.methods.questions import ASKED, QUESTIONS
 from ftft.methods.registry import list_methods, list_tasks, list_trainers
+from ftft.report.comparison_figures import Row
+from ftft.report.comparison_measured import told_figures
 from ftft.report.figures import Interval
 from ftft.report.measures import measure_of
+from ftft.run.evaluators import of_models
+from ftft.run.recipe import Stage
 from ftft.validation import BOUND_WORDS, show
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +44,8 @@ passes the contract suite (`tests/contract`) and the oracles of its paper (`test
 
 *Mechanism*: its oracles hold. *Effect*: the paper's direction was seen here too, with an interval that lies on its side, in a
 comparison of [recipes/suites](../recipes/suites) whose cells are committed; differences are of the row against the one it is
-compared with, with 95 % intervals over seeds and examples. *Not measured*: no cell of such a comparison is committed.
+compared with, with 95 % intervals over seeds and examples. *Not measured*: no cell of such a comparison is committed. What an
+evaluator measured of a row's models is a mean over its seeds, and claims nothing.
 """
 
 
@@ -80,26 +87,26 @@ def findings(suites: Path, results: Path) -> dict[tuple[str, str], list[Found]]:
         table = json.loads(place.read_text(encoding="utf-8"))
         for row in suite.rows:
             for task in suite.tasks:
-                told = _told(table, suite, row, task)
-                if told is not None:
-                    for method in tried(suite, task, row):
+                for method in tried(suite, task, row):
+                    told = _told(table, row, task, method)
+                    if told is not None:
                         found[method].append(told)
     return found
 
 
 def tried(suite: Suite, task: str, row: str) -> list[tuple[str, str]]:
     """(question, method) of all that a row tries: where it differs from the row that it is like, or else from the baseline, in
-    a method or in a setting other than the learning rate. Of the baseline, all its methods."""
+    a method or in a setting other than the learning rate. Of the baseline, all its methods. And, of every row, the evaluators
+    that look at its model."""
     own = _sections(suite, task, row)
-    if row == suite.baseline:
-        return [(question, section["name"]) for question, section in own.items()]
-    before = _sections(suite, task, suite.rows[row].like or suite.baseline)
-    return [(question, section["name"]) for question, section in own.items() if section != before[question]]
+    before = {} if row == suite.baseline else _sections(suite, task, suite.rows[row].like or suite.baseline)
+    methods = [(question, section["name"]) for question, section in own.items() if section != before.get(question)]
+    return [*methods, *(("evaluate", section["name"]) for section in of_models(_main(suite, task, row)))]
 
 
 def _sections(suite: Suite, task: str, row: str) -> dict[str, dict[str, Any]]:
     """The method sections of a row's main stage without their learning rates, by question."""
-    stage = cell_recipe(suite, task, row, 0).stages[MAIN]
+    stage = _main(suite, task, row)
     sections = {name: getattr(stage, name, None) for name in QUESTIONS if name != "evaluate"}
     return {
         name: {key: value for key, value in section.items() if key != "learning_rate"}
@@ -108,19 +115,43 @@ def _sections(suite: Suite, task: str, row: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _told(table: Mapping[str, Any], suite: Suite, row: str, task: str) -> Found | None:
-    """What the table says of a row on a task; None where no cell of it is finished."""
+def _main(suite: Suite, task: str, row: str) -> Stage:
+    return cell_recipe(suite, task, row, 0).stages[MAIN]
+
+
+def _told(table: Mapping[str, Any], row: str, task: str, method: tuple[str, str]) -> Found | None:
+    """What the table says of a method that a row tries on a task; None where no cell of it is finished."""
     one = table["tasks"].get(task, {}).get("rows", {}).get(row)
     if not one or not one["seeds"]:
         return None
-    metric, count, against = table["headline"], len(one["seeds"]), table["baseline"]
+    question, name = method
+    if question == "evaluate":
+        figures = told_figures(Row(row, one), name)
+        return Found(f"{_place(table, row, task, one)}: {', '.join(figures)}", False) if figures else None
+    asked = [ask for ask in table["contrasts"] if ask["row"] == row and ask["task"] == task]
+    effect = bool(asked) and all(map(_holds, asked)) and not table.get("toy")
+    return Found(f"{_place(table, row, task, one)}: {', '.join(_quality(table, one, asked))}", effect)
+
+
+def _place(table: Mapping[str, Any], row: str, task: str, one: Mapping[str, Any]) -> str:
+    """Where a figure comes from, and how much stands behind it."""
+    count, waiting = len(one["seeds"]), len(one["pending"])
+    fewer = f"; {waiting} seed{'s' * (waiting > 1)} to come" if waiting else ""
+    label = f", {table['label'].split(':')[0]}" if table["label"] else ""
+    label += ", a toy" if table.get("toy") else ""
+    where = f"[{table['name']}](../results/{table['name']}/table.md), {task}, row {row}"
+    return f"{where} ({count} seed{'s' * (count > 1)}{label}{fewer})"
+
+
+def _quality(table: Mapping[str, Any], one: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How good a row is, its answers to the questions ``asked`` of it, and what it cost."""
+    metric, against = table["headline"], table["baseline"]
     said = []
     for role, mean in one["means"].items():
         if mean is not None:
             level = f"{role.upper()} {measure_of(metric).words} {measure_of(metric).figure(mean[metric]['value'])}"
             gap = one["versus"] and _gap(metric, one["versus"]["means"][role][metric])
             said.append(f"{level} ({gap} to {against})" if gap else level)
-    asked = [ask for ask in table["contrasts"] if ask["row"] == row and ask["task"] == task]
     for ask in asked:
         gap = _gap(ask["metric"], ask["difference"])
         if gap and (ask["against"], ask["metric"]) != (against, metric):
@@ -128,12 +159,7 @@ def _told(table: Mapping[str, Any], suite: Suite, row: str, task: str) -> Found 
             said.append(f"{on} {measure_of(ask['metric']).words} {gap} to {ask['against']}")
     if (cost := one["cost"]["charged"]["value"]) is not None:
         said.append(f"cost {cost:.2f} of {against}'s")
-    waiting = len(one["pending"])
-    fewer = f"; {waiting} seed{'s' * (waiting > 1)} to come" if waiting else ""
-    label = f", {table['label'].split(':')[0]}" if table["label"] else ""
-    where = f"[{table['name']}](../results/{table['name']}/table.md), {task}, row {row}"
-    sentence = f"{where} ({count} seed{'s' * (count > 1)}{label}{fewer}): {', '.join(said)}"
-    return Found(sentence, any(map(_holds, asked)))
+    return said
 
 
 def _holds(ask: Mapping[str, Any]) -> bool:

@@ -8,10 +8,10 @@ Every chain, as `3+5-2+9=`, is answered step by step and ends in `#### 15`:
     long     3+5=8 8-2=6 6+9=15 #### 15
     boxed    [8] [6] [15] #### 15
 
-`base.jsonl` is what the base model learns: two to four numbers, three in five rows short, the others long. `train.jsonl` has four
-numbers and is long; `answers.jsonl` has each of its chains in all three notations. `validation.jsonl` is as `train.jsonl`,
-`longer.jsonl` has five numbers (out of distribution), and `short.jsonl` is what the base knew (short, to be forgotten).
-`pairs.jsonl` sets each long answer beside one that goes wrong on the way (preferences). No chain is in two files.
+`base.jsonl` is what the base model learns: two to four numbers, three in five rows short, the others long. `train.jsonl`
+has four numbers and is long; `answers.jsonl` has each of its chains in all three notations. `pairs.jsonl` sets its answers
+beside some that go wrong on the way (preferences). `validation.jsonl` is as `train.jsonl`, `longer.jsonl` has five numbers (out
+of distribution), and `short.jsonl` is what the base knew (short, to be forgotten). No chain of these three is in another file.
 """
 
 from __future__ import annotations

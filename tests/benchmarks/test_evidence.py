@@ -48,3 +48,14 @@ def test_the_readme_leaves_out_what_has_not_begun(evidence: ModuleType, tmp_path
     (tmp_path / "begun" / "table.json").write_text(json.dumps(table))
     said = evidence.summary(tmp_path)
     assert "| random_same_prior |" in said and "random_refunded" not in said and "later" not in said
+
+
+def test_the_readme_names_an_experiment_of_single_methods_without_its_table(evidence: ModuleType, tmp_path: Path) -> None:
+    table = json.loads((ROOT / "results" / "standing" / "table.json").read_text(encoding="utf-8"))
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "table.json").write_text(json.dumps({**table, "name": "methods"}))
+    said = evidence.summary(tmp_path)
+    assert said.splitlines() == [
+        "Suite [methods](results/methods/table.md) (explore, direction only: 3 seeds): 6 rows, whose figures stand by method "
+        "in [docs/methods.md](docs/methods.md)."
+    ]

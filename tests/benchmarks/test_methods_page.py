@@ -30,6 +30,7 @@ rows:
   smooth: {change: {stages.main.objective: {name: cross_entropy, label_smoothing: 0.1}}}
   faster: {change: {stages.main.optimize: {name: adamw, learning_rate: 1.0e-2}}}
   later: {change: {stages.main.objective: mixup}}
+  looked_at: {like: lora, change: {stages.main.evaluate: [classification, intruder_dimensions]}}
 seeds: [0, 1, 2]
 baseline: erm
 headline: accuracy
@@ -59,10 +60,10 @@ def row_of(value: float | None, gap: float | None, pending: tuple[int, ...] = ()
 
 
 def contrast(
-    row: str, against: str, gap: float | None, margin: float | None = None, metric: str = "accuracy"
+    row: str, against: str, gap: float | None, margin: float | None = None, metric: str = "accuracy", on: str = "ood"
 ) -> dict[str, Any]:
     kind = "different" if margin is None else "no worse"
-    ask = {"task": "feelings", "row": row, "against": against, "on": "ood", "metric": metric}
+    ask = {"task": "feelings", "row": row, "against": against, "on": on, "metric": metric}
     return {**ask, "kind": kind, "margin": margin, "difference": estimate(gap)}
 
 
@@ -71,16 +72,21 @@ def made(load_benchmark: Callable[[str], ModuleType], tmp_path: Path) -> Callabl
     """``made(contrast, ...)``: the lines of claims and figures by method, of a suite whose table holds these contrasts."""
     methods = load_benchmark("methods")
 
-    def make(*contrasts: dict[str, Any], finished: bool = True) -> dict[str, list[str]]:
+    def make(
+        *contrasts: dict[str, Any], finished: bool = True, measured: dict[str, Any] | None = None, toy: bool = False
+    ) -> dict[str, list[str]]:
         (tmp_path / "suites").mkdir(exist_ok=True)
         (tmp_path / "suites" / "tiny.yaml").write_text(ROWS)
         (tmp_path / "task.yaml").write_text(TASK)
         rows = {
             "erm": row_of(0.70, None), "lora": row_of(0.71, 0.01), "lora_pro": row_of(0.74, 0.04, pending=(2,)),
             "smooth": row_of(0.69, -0.01), "faster": row_of(0.72, 0.02), "later": row_of(None, None),
+            "looked_at": row_of(0.71, 0.01, pending=(2,)),
         }  # fmt: skip
+        for name, figures in (measured or {}).items():
+            rows[name]["measured"] = figures
         table = {
-            "name": "tiny", "headline": "accuracy", "baseline": "erm", "label": "direction only: 3 seeds",
+            "name": "tiny", "headline": "accuracy", "baseline": "erm", "label": "direction only: 3 seeds", "toy": toy,
             "tasks": {"feelings": {"rows": rows}}, "contrasts": list(contrasts),
         }  # fmt: skip
         (tmp_path / "results" / "tiny").mkdir(parents=True, exist_ok=True)
@@ -128,8 +134,11 @@ def test_a_row_stands_under_the_methods_it_differs_in(made: Callable[..., dict[s
         ((contrast("lora", "erm", -0.02, metric="loss"),), True),
         ((contrast("lora", "erm", 0.02, metric="loss"),), False),
         ((contrast("lora_pro", "erm", 0.02),), False),
+        ((contrast("lora", "erm", 0.02), contrast("lora", "erm", -0.02, on="id")), False),
+        ((contrast("lora", "erm", 0.02), contrast("lora", "erm", 0.03, on="id")), True),
     ],
-    ids=["not asked", "better", "perhaps", "worse", "unknown", "no worse", "not shown", "lower", "higher", "another row"],
+    ids=["not asked", "better", "perhaps", "worse", "unknown", "no worse", "not shown", "lower", "higher", "another row"]
+    + ["yes and no", "twice yes"],
 )
 def test_an_effect_is_an_answer_with_its_interval_on_the_papers_side(
     asked: tuple[Any, ...], effect: bool, made: Callable[..., dict[str, list[str]]]
@@ -137,3 +146,33 @@ def test_an_effect_is_an_answer_with_its_interval_on_the_papers_side(
     claimed, measured = made(*asked)["lora"]
     assert claimed == f"- claimed: *{'effect' if effect else 'mechanism'}*"
     assert measured.endswith("*effect*") == effect and "OOD accuracy 71.0 (+1.0 [+0.0, +2.0] to erm)" in measured
+
+
+def test_a_toy_shows_a_mechanism_at_most(made: Callable[..., dict[str, list[str]]]) -> None:
+    claimed, measured = made(contrast("lora", "erm", 0.02), toy=True)["lora"]
+    assert claimed == "- claimed: *mechanism*" and "(3 seeds, direction only, a toy)" in measured
+    assert not measured.endswith("*effect*")
+
+
+def test_what_an_evaluator_measured_of_a_rows_model_stands_under_it_and_claims_nothing(
+    made: Callable[..., dict[str, list[str]]],
+) -> None:
+    figures = {"count": {"mean": 12.5, "seeds": [12, 13]}, "looked_at": {"mean": 360.0, "seeds": [360, 360]}}
+    asked = contrast("looked_at", "erm", 0.05)
+    found = made(asked, measured={"looked_at": {"intruder_dimensions": figures}})
+    assert found["intruder_dimensions"] == [
+        "- claimed: *mechanism*",
+        "- measured: [tiny](../results/tiny/table.md), feelings, row looked_at (2 seeds, direction only; 1 seed to come): "
+        "count 12.5, looked at 360",
+    ]
+    nothing = ["- claimed: *mechanism*; its effect is not measured"]
+    assert found["classification"] == found["forgetting"] == nothing, "every row has the evaluator of predictions"
+    assert made(asked)["intruder_dimensions"] == nothing, "a table of before"
+    unnamed = made(measured={"lora": {"intruder_dimensions": figures}})
+    assert unnamed["intruder_dimensions"] == nothing, "a row whose stage does not name it"
+
+
+def test_a_share_among_an_evaluators_figures_is_told_in_per_cent(made: Callable[..., dict[str, list[str]]]) -> None:
+    figures = {"mean.macro_f1.difference": {"mean": -0.031, "seeds": [-0.031]}, "none": {"mean": None, "seeds": [None]}}
+    line = made(measured={"looked_at": {"intruder_dimensions": figures}})["intruder_dimensions"][1]
+    assert line.endswith(": mean macro-F1 difference -3.1 %")

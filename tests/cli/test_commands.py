@@ -175,6 +175,34 @@ def test_check_says_what_will_happen(run: Run) -> None:
     assert said.rstrip().endswith("the recipe is sound")
 
 
+def test_check_predicts_what_the_run_then_costs(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.home)
+    before = sorted(run.home.rglob("*"))
+    assert call("check", "recipe.yaml", "stages.erm.train.epochs=1", "--cost") == 0
+    assert sorted(run.home.rglob("*")) == before
+    said = capsys.readouterr().out
+    sound, table = said.split("the recipe is sound\n")
+    assert "FLOPs" not in sound and "Predicted cost" in table and "nothing was trained" in table
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
+    for name in ("erm", "reference"):
+        stage = run.result["stages"][name]
+        steps, cost = stage["training"]["steps"], stage["cost"]
+        share = f"{100 * cost['fraction_of_erm']:.1f}"
+        assert rows[name][:2] == [str(len(run.dynamics)), str(steps)] and share in rows[name]
+        assert rows[name].count(f"{cost['flops']:.2e}".replace("e+0", "e")) >= 1
+    assert "stage main: figures are the largest: without early stopping" in table
+    assert "stage main: figures are about right: as many examples at random stand for those that dynamics will choose" in table
+    assert "ERM's cost, the unit: predicted: stage erm. Assumed: one process" in " ".join(table.split())
+
+
+def test_a_predicted_cost_needs_the_data(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("check", run.recipe, "--no-data", "--cost") == 2
+    said = capsys.readouterr()
+    assert said.err == "error: --cost reads the data, and --no-data does not; leave one of them out\n" and said.out == ""
+
+
 def test_check_without_data_reads_none(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(run.recipe.read_text().replace("train.csv", "not-there.csv"))
     assert call("check", "--no-data", tmp_path / "recipe.yaml") == 0

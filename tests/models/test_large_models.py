@@ -26,6 +26,7 @@ def say():
 atexit.register(say)
 """
 CHECK = PEAK + "from ftft.cli.main import main\nmain(['check', {recipe!r}])\n"
+COST = PEAK + "from ftft.cli.main import main\nmain(['check', {recipe!r}, '--cost'])\n"
 # As the library builds one where weights are read, but on torch's device that knows shapes and no numbers.
 ADAPT = (
     PEAK
@@ -124,6 +125,32 @@ def test_check_reads_the_headers_alone(billion: Path, tmp_path: Path) -> None:
     assert f"stage sft: LlamaForCausalLM, 16 of 16 layers, {PARAMETERS / 1e6:.1f} M parameters" in lines
     assert lines[-1] == "the recipe is sound"
     assert peak < CEILING / 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak memory is read from /proc")
+def test_the_cost_is_predicted_in_the_memory_that_a_tiny_model_takes(
+    billion: Path, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    with open(tmp_path / "train.jsonl", "w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps({"prompt": f"ask {row:02}", "completion": f"say {row:02}"}) + "\n" for row in range(50))
+    peaks, said = {}, {}
+    for name, folder in (("billion", billion), ("tiny", tiny_llama_folder)):
+        stage = {"model": {"path": str(folder)}, "adapt": {"name": "lora", "rank": 8}}
+        task = {"name": "causal_language_modelling", "add_end": False, "max_length": 128}
+        recipe = {"task": task, "data": {"train": {"path": "train.jsonl"}}, "stages": {"sft": stage}}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(recipe))
+        said[name], peaks[name] = run(COST.format(recipe=str(tmp_path / f"{name}.yaml")))
+    # What is imported takes all of it but the shapes of two thousand tensors: 508 MiB in all where this was written.
+    assert peaks["billion"] < peaks["tiny"] + CEILING / 16 and peaks["billion"] < CEILING * 5 / 8
+    row = next(line.split() for line in said["billion"] if line.startswith("sft "))
+    examples, steps, flops = int(row[1]), int(row[2]), float(row[3])
+    assert (examples, steps) == (44, 6)
+    # 2 operations a weight and token forward, as many backward through weights that are not trained; 3 passes over the data.
+    tokens = flops / (4 * PARAMETERS) / (3 * examples)
+    assert tokens == pytest.approx(16, rel=0.02)
+    assert row[-2:] == ["4.69", "GiB"]
 
 
 @pytest.mark.slow

@@ -223,6 +223,31 @@ def large() -> dict[str, Any]:
     return document(rows, sets=sets)
 
 
+def of_seeds(*values: Any) -> dict[str, Any]:
+    known = [float(value) for value in values if value is not None]
+    return {"mean": sum(known) / len(known) if known else None, "seeds": list(values)}
+
+
+def measured() -> dict[str, Any]:
+    """The trial, with what two evaluators measured of the models of some rows."""
+    table = trial()
+    rows = table["tasks"]["hate_speech"]["rows"]
+    rows["erm"]["measured"] = {
+        "intruder_dimensions": {"count": of_seeds(0, 0), "looked_at": of_seeds(2160, 2160), "random": of_seeds(1, 0)}
+    }
+    rows["ambiguous"]["measured"] = {
+        "intruder_dimensions": {"count": of_seeds(12, None), "looked_at": of_seeds(360, 360), "unknown": of_seeds(None, None)},
+        "forgetting": {
+            "mean.macro_f1.difference": of_seeds(-0.034, -0.016),
+            "distance": of_seeds(1.23456, 1.23456),
+            "norm": of_seeds(4.5e12, 1.5e12),
+            "found": of_seeds(True, False),
+            "settled": of_seeds(True, True),
+        },
+    }
+    return table
+
+
 EVIL = "<script>alert(1)</script>|[x](http://evil)\x1b[2J"
 
 
@@ -233,6 +258,7 @@ def hostile() -> dict[str, Any]:
     evil[EVIL]["about"] = EVIL
     evil[EVIL]["class_prior"] = {EVIL: 0.5}
     evil[EVIL]["cost"]["parts"] = {EVIL: 1.3}
+    evil[EVIL]["measured"] = {EVIL: {EVIL: of_seeds(1, 2), "": {"mean": 1.0, "seeds": [EVIL, 1]}}, "": {"a": EVIL, "b": None}}
     table = document(evil, sets=(EVIL,), label=EVIL, name=EVIL, kind="confirm", opened=2)
     table["contrasts"] = [{**contrast(EVIL, "erm", 0.04, 0.01, True), "task": EVIL, "on": EVIL}]
     table["explorations"] = [{"suite": EVIL, "created": EVIL, "rows": [EVIL], "seeds": [0], "hash": EVIL}]

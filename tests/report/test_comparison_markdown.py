@@ -14,7 +14,7 @@ from ftft.report.comparison_markdown import comparison_markdown
 from ftft.report.comparison_writing import write_comparison
 from ftft.report.markdown import paragraph, safe
 
-NAMES = ("trial", "unfinished", "empty", "large", "hostile")
+NAMES = ("trial", "measured", "unfinished", "empty", "large", "hostile")
 
 
 def grids(text: str) -> dict[str, list[list[str]]]:
@@ -100,6 +100,30 @@ def test_costs_curves_resources_and_contrasts_are_the_documents(examples: Module
         "+1.2<br>[-0.8, +3.2]", "+0.4<br>[-0.6, +1.4]", "0.031", "0.062", "no difference shown",
     ]  # fmt: skip
     assert second[3] == "no worse (margin 1.0)" and second[-1] == "not shown to be no worse"
+
+
+def test_each_evaluator_of_models_has_a_table_of_the_rows_it_measured(examples: ModuleType) -> None:
+    text = comparison_markdown(examples.measured())
+    found = grids(text)
+    assert found["Measured of the model: intruder dimensions"] == [
+        ["Row", "Count", "Looked at", "Random"],
+        ["---", "---:", "---:", "---:"],
+        ["erm (baseline)", "0", "2,160", "0.5<br>1, 0"],
+        ["ambiguous", "12<br>12, -", "360", "-"],
+    ]
+    assert found["Measured of the model: forgetting"][0] == [
+        "Row",
+        "Mean macro-F1 difference, %",
+        "Distance",
+        "Norm",
+        "Found",
+        "Settled",
+    ]
+    assert found["Measured of the model: forgetting"][2:] == [
+        ["ambiguous", "-2.5<br>-3.4, -1.6", "1.23", "3.00e12<br>4.50e12, 1.50e12", "0.5<br>yes, no", "yes"]
+    ]
+    assert text.count("where the seeds differ the value of each. Direction only: 2 seeds.") == 2
+    assert "Measured of the model" not in comparison_markdown(examples.trial())
 
 
 def test_tables_of_sequences_say_of_each_figure_what_it_is(examples: ModuleType) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ftft.report.comparison_page import comparison_page
 from ftft.report.labels import LETTER, LINE, MOST_LETTERS, Box, place_labels, shortened
 
-NAMES = ("trial", "unfinished", "empty", "large", "hostile")
+NAMES = ("trial", "measured", "unfinished", "empty", "large", "hostile")
 VOID = {"meta", "br", "hr"}
 
 
@@ -102,6 +102,17 @@ def test_every_page_is_well_formed_and_needs_nothing_else(examples: ModuleType, 
     boxes = [given for _, given in reader.tags if given.get("class") == "wide"]
     assert boxes and all(given["tabindex"] == "0" for given in boxes)
     assert len({given["aria-label"] for given in boxes}) == len(boxes)
+
+
+def test_what_evaluators_measured_of_the_models_has_tables_of_its_own(examples: ModuleType, page: Reader) -> None:
+    reader = Reader(comparison_page(examples.measured()))
+    assert reader.tables["Measured of the model: intruder dimensions"] == [
+        ["Row", "Count", "Looked at", "Random"],
+        ["erm (baseline)", "0", "2,160", "0.5 | 1, 0"],
+        ["ambiguous", "12 | 12, -", "360", "-"],
+    ]
+    assert row(reader, "Measured of the model: forgetting", "ambiguous")[1] == "-2.5 | -3.4, -1.6"
+    assert not any(name.startswith("Measured") for name in page.tables) and "Measured of the model" not in page.text
 
 
 def test_summary_has_figures_intervals_differences_and_cost(page: Reader) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ftft.report.comparison_terminal import broken, print_comparison
 
-NAMES = ("trial", "unfinished", "empty", "large", "hostile")
+NAMES = ("trial", "measured", "unfinished", "empty", "large", "hostile")
 
 
 def shown(table: dict[str, Any], width: int, terminal: bool = False, encoding: str | None = None) -> str:
@@ -99,6 +99,22 @@ def test_contrasts_have_both_p_values_and_a_verdict(examples: ModuleType) -> Non
         assert expected in words
     table["contrasts"] = [{**table["contrasts"][0], "difference": examples.estimate(None), "holds": None}]
     assert "not yet known" in shown(table, 80)
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_what_evaluators_measured_of_the_models_stands_below_their_table(examples: ModuleType, width: int) -> None:
+    text = shown(examples.measured(), width)
+    intruders, forgetting = text.partition("model: intruder")[2].partition("model: forgetting")[::2]
+    forgetting = forgetting.partition("beware")[0]
+    assert all(word in intruders for word in ("Count", "Looked at", "Random", "erm", "ambiguous", "12, -", "2,160", "360"))
+    assert "erm_half" not in intruders and "Unknown" not in intruders and "erm" not in forgetting
+    assert all(word in forgetting for word in ("-2.5", "-3.4, -1.6", "1.23", "3.00e12", "yes, no", "Settled"))
+    words = " ".join(text.split())
+    assert "Measured of the model: intruder dimensions (hate_speech)" in words
+    assert words.count("where the seeds differ the value of each. Direction only: 2 seeds.") == 2
+    assert "Measured of" not in shown(examples.trial(), width) and "where the seeds differ" not in shown(
+        examples.trial(), width
+    )
 
 
 def test_a_confirming_suite_lists_explorations_and_openings(examples: ModuleType) -> None:

@@ -20,6 +20,7 @@ from ftft.methods.registry import build_task
 from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
 from ftft.run.evaluating import evaluate_saved
+from ftft.run.predicted_costs import predict_costs
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
 from ftft.run.stages import StageRun
@@ -62,6 +63,22 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def require_predicted(recipe: Any, result: Any) -> None:
+    """What `ftft check --cost` predicts of the recipe is what its run has counted."""
+    lines = check_models_and_data(recipe)
+    while True:
+        try:
+            next(lines)
+        except StopIteration as end:
+            checked = end.value
+            break
+    found = predict_costs(recipe, build_task(recipe.task), checked.data, checked.plans)
+    costs = {name: result["stages"][name]["cost"]["flops"] for name in found.stages}
+    assert {name: found.whole(name) for name in found.stages} == costs
+    afterwards = {name: one["reporting_ledger"]["effective"]["evaluation"]["flops"] for name, one in result["stages"].items()}
+    assert {name: one.reporting for name, one in found.stages.items()} == afterwards
+
+
 def recipe_of(folder: Path, model: Path, task: Any, output: Path, **changes: Any) -> Any:
     two = isinstance(task, dict)
     evaluation: dict[str, Any] = {
@@ -95,6 +112,7 @@ def test_ftft_on_a_vit_from_files_to_a_model_that_transformers_loads(data_folder
     )
     run = run_recipe(recipe)
     result = read_result(run)
+    require_predicted(recipe, result)
     assert '"texts":null,' in write_report(run, texts=True).read_text(encoding="utf-8")  # an image is none
     assert result["stages"]["main"]["selection"]["examples"] == 24
     assert result["stages"]["erm"]["evaluation"]["elsewhere"]["metrics"]["accuracy"]["value"] > 0.9
@@ -119,6 +137,7 @@ def test_ftft_on_two_towers(data_folder, tiny_clip_folder, tmp_path):
     assert list(check_models_and_data(recipe))[-1] == "the recipe is sound"
     run = run_recipe(recipe)
     result = read_result(run)
+    require_predicted(recipe, result)
     page = write_report(run, texts=True).read_text(encoding="utf-8")
     assert '"text_columns":["text"]' in page and f'["{CAPTIONS["dark"]}"],["{CAPTIONS["light"]}"]' in page
     assert result["stages"]["main"]["selection"]["examples"] == 24

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftft.comparison.cells import packed_set
+from ftft.comparison.model_figures import kept_figures
 from ftft.comparison.sources import file_hashes
 from ftft.comparison.suite import MAIN
 from ftft.methods.registry import build_task
@@ -76,4 +77,6 @@ def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) 
         "stamps": result["stamps"],
         "sets": sets,
     }
+    if "measured" in main:
+        document["measured"] = {name: kept_figures(figures) for name, figures in main["measured"].items()}
     return document, contents

@@ -12,6 +12,7 @@ from ftft.comparison.cells import Cell
 from ftft.comparison.suite import MAIN, Row, Suite
 from ftft.errors import UserError
 from ftft.files import fingerprint
+from ftft.run.evaluators import looks_at_models
 from ftft.run.overrides import apply_change
 from ftft.run.portable import portable_recipe
 from ftft.run.reading import recipe_from_dict
@@ -34,8 +35,8 @@ def cell_recipe(
     """The checked recipe of one cell.
 
     ``value``: of the searched setting, in the place of the row's own. ``trial``: only the ID validation sets are
-    evaluated. ``finished`` gives the cells that a row with ``cost_of`` or ``prior_of`` is made from; without it their
-    part is left out (for looking at the rest). Raises UserError, led by task and row.
+    evaluated, by their predictions alone. ``finished`` gives the cells that a row with ``cost_of`` or ``prior_of`` is
+    made from; without it their part is left out (for looking at the rest). Raises UserError, led by task and row.
     """
     try:
         raw = _raw(suite, task, row)
@@ -56,6 +57,8 @@ def cell_recipe(
         if finished is not None:
             _fill_in(raw, settings, finished)
         _keep_sets(raw, suite, trial)
+        if trial:
+            _leave_models_unmeasured(raw)
         folder = Path(suite.tasks[task].recipe).parent
         return recipe_from_dict(raw, default_name=str(raw["name"]), folder=folder)
     except UserError as error:
@@ -145,3 +148,22 @@ def _keep_sets(raw: dict[str, Any], suite: Suite, trial: bool) -> None:
         and one.get("split", "test") == "validation"
         and (not trial or one.get("role", "ood") == "id" or name in steering)
     }
+
+
+def _leave_models_unmeasured(raw: dict[str, Any]) -> None:
+    """Leave out the evaluators that look at a model as a whole: a trial is judged by its predictions on ID validation, and the
+    sets that such an evaluator asks for are not among its own."""
+    for stage in raw["stages"].values():
+        given = stage.get("evaluate")
+        every = given if isinstance(given, list) else [given] if given else []
+        kept = [section for section in every if not _looks_at_models(section)]
+        if not kept:
+            stage.pop("evaluate", None)
+        elif isinstance(given, list):
+            stage["evaluate"] = kept
+
+
+def _looks_at_models(section: Any) -> bool:
+    """Of a section as written; one without a name has settings of what measures predictions."""
+    name = section.get("name") if isinstance(section, Mapping) else section
+    return isinstance(name, str) and looks_at_models({"name": name})

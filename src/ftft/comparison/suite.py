@@ -85,6 +85,7 @@ class Suite:
     contrasts: list[Contrast] = setting((), "the questions that get a p-value", factory=list)
     headline: str = setting("", "the metric of the summary and the plots; by default the chief one of the tasks")
     line: list[str] = setting((), "rows (ERM on subsamples, or shorter) whose accuracies make the ERM line", factory=list)
+    toy: bool = setting(False, "made-up data or models too small for a claim: what is found says how a method works at most")
     resamples: int = setting(500, "bootstrap resamples of each set", ge=100)
     level: float = setting(0.95, "coverage of the intervals", gt=0.5, lt=1)
     frozen: dict[str, str] = setting({}, "confirm: row -> the hash it must have (`ftft compare --freeze`)", factory=dict)

@@ -15,6 +15,7 @@ from ftft.comparison.costs import baseline_flops, row_costs, searches_of
 from ftft.comparison.grid import ROLES, Grid
 from ftft.comparison.measuring import Measures
 from ftft.comparison.metrics import shown_metrics
+from ftft.comparison.model_figures import measured_means
 from ftft.comparison.planning import Plan, RowState
 from ftft.comparison.robustness import ErmLine, fit_line
 from ftft.comparison.statistics import Estimate, holm
@@ -31,15 +32,13 @@ def make_table(suite: Suite, plan: Plan, folder: CellFolder, measures: Measures 
     measures, metrics = measures or Measures(folder, suite.resamples), shown_metrics(suite)
     grids = {task: _grid(suite, plan, task, measures) for task in suite.tasks}
     failed = sum(len(state.failed) for state in plan.rows.values())
-    fewest = min(len(suite.seeds), ENOUGH_SEEDS)
     return {
         "name": suite.name,
         "kind": suite.kind,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "level": suite.level,
-        "label": None
-        if fewest >= ENOUGH_SEEDS
-        else f"direction only: {len(suite.seeds)} seed{'s' if len(suite.seeds) > 1 else ''}",
+        "label": _label(suite),
+        "toy": suite.toy,
         "baseline": suite.baseline,
         "metrics": metrics,
         "headline": suite.headline,
@@ -49,6 +48,14 @@ def make_table(suite: Suite, plan: Plan, folder: CellFolder, measures: Measures 
         "opened": None,
         "cells": {"finished": plan.finished, "pending": len(plan.ready) + plan.blocked, "failed": failed},
     }
+
+
+def _label(suite: Suite) -> str | None:
+    """What restricts every figure of the table; None where nothing does."""
+    count = len(suite.seeds)
+    limits = [f"direction only: {count} seed{'s' if count > 1 else ''}"] if count < ENOUGH_SEEDS else []
+    limits += ["a toy: mechanism at most"] if suite.toy else []
+    return ", ".join(limits) or None
 
 
 def _grid(suite: Suite, plan: Plan, task: str, measures: Measures) -> Grid:
@@ -129,6 +136,7 @@ def _row(
             role: {"sets": grid.roles[role], **estimates[role]} if finished and grid.roles[role] else None for role in ROLES
         },
         "versus": versus,
+        "measured": measured_means(list(cells.values())),
         "cost": row_costs(suite, state, row, grid.cells, unit),
         "trainable_parameters": None if any_cell is None else any_cell.document["trainable_parameters"],
         "parameters": None if any_cell is None else any_cell.document["parameters"],

@@ -28,6 +28,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
+def padded_lengths(task: Task, prepared: Prepared) -> np.ndarray:
+    """How many tokens wide a batch is whose longest example is this one, for every example: int32 [N]."""
+    distinct, first, of = np.unique(prepared.lengths, return_index=True, return_inverse=True)
+    widths = [task.collate(prepared, first[index : index + 1]).shape[1] for index in range(len(distinct))]
+    return np.array(widths, dtype=np.int32)[of.reshape(-1)]
+
+
 def predict_batches(
     model: torch.nn.Module,
     task: Task,

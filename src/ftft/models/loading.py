@@ -6,6 +6,7 @@ The one place, with ``saving.py``, that knows the insides of transformers' ``fro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,49 @@ def load_saved(path: Path | str, kind: str = "sequence_classification", *, where
     names = names_of(folder.config) if known.labelled else ()
     loaded = _load(folder, settings, known, names, seed=0, where=where, dtype=None, require_head=True)
     return loaded.model, loaded.processor
+
+
+def load_shapes(
+    settings: ModelSettings,
+    kind: str,
+    label_names: Sequence[str],
+    *,
+    where: str = "model",
+    dtype: torch.dtype | None = None,
+    inside: AbstractContextManager[Any],
+) -> tuple[Any, Any]:
+    """(model, processor) as :func:`load_model` gives them, with new weights that are made ``inside``, where they may be of no
+    numbers: no weights file is read, and none of a hub model is downloaded. UserError as there, for what the files show."""
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    from ftft.modelmap import keep_first_layers
+
+    folder = open_folder(settings, where, weights=False)
+    known = kind_of(kind)
+    with quiet_transformers():
+        config = _config(folder, settings, where)
+        if known.labelled:
+            set_labels(config, tuple(map(str, label_names)))
+        _set_dropout(config, settings.dropout, where)
+        processor = load_processors(folder, known, where)
+        tokenizer = tokenizer_of(processor)
+        with inside:
+            try:
+                with no_init_weights():  # some draw again and again until numbers are as they want them
+                    found = getattr(transformers, known.loader).from_config(
+                        config, dtype=dtype or _stored_dtype(folder), trust_remote_code=folder.code
+                    )
+                found.tie_weights()
+            except Exception as error:  # as in loading: architectures without a classifier, missing packages
+                raise UserError(
+                    f"{where}: the model in {folder.path} cannot be loaded as {known.said}: {first_line(error)}"
+                ) from None
+            if settings.keep_layers is not None:
+                keep_first_layers(found, settings.keep_layers)
+            if tokenizer is not None:
+                _fit_together(found, tokenizer, where)
+    return found.eval(), processor
 
 
 def _load(
@@ -193,16 +237,14 @@ def _set_dropout(config: Any, dropout: float | None, where: str) -> list[str]:
 def _from_pretrained(
     folder: ModelFolder, config: Any, kind: ModelKind, seed: int, dtype: torch.dtype | None, where: str
 ) -> tuple[Any, dict[str, Any]]:
-    import torch
     import transformers
 
-    stored = torch.float64 if str(folder.config.get("dtype", "")).endswith("float64") else torch.float32
     try:
         with seeded(seed):
             model, info = getattr(transformers, kind.loader).from_pretrained(
                 folder.path,
                 config=config,
-                dtype=dtype or stored,
+                dtype=dtype or _stored_dtype(folder),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=folder.code,
@@ -213,6 +255,13 @@ def _from_pretrained(
         raise UserError(f"{where}: the model in {folder.path} cannot be loaded as {kind.said}: {first_line(error)}") from None
     _require_backbone(model, info, kind, folder, where)
     return model, info
+
+
+def _stored_dtype(folder: ModelFolder) -> torch.dtype:
+    """What weights are kept in where nobody says: float32, or float64 of a model that was stored in it."""
+    import torch
+
+    return torch.float64 if str(folder.config.get("dtype", "")).endswith("float64") else torch.float32
 
 
 def _require_backbone(model: Any, info: dict[str, Any], kind: ModelKind, folder: ModelFolder, where: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ftft.report import comparison_tables as tables
 from ftft.report.comparison_figures import Task, caution, label, tasks
+from ftft.report.comparison_measured import measured_tables
 from ftft.report.comparison_remarks import beware, notes, remarks
 from ftft.report.comparison_tables import Grid
 from ftft.report.markdown import markdown_table, paragraph, safe
@@ -35,7 +36,7 @@ def _task(table: Mapping[str, Any], task: Task) -> list[str]:
     blocks += _titled(tables.overview(task), 3)
     for grid in [*(tables.one_set(task, one) for one in task.sets), *(tables.one_mean(task, role) for role in _roles(task))]:
         blocks += _titled(grid, 4)
-    for grid in (tables.costs(task), tables.resources(task), tables.curves(task)):
+    for grid in (*measured_tables(table, task), tables.costs(task), tables.resources(task), tables.curves(task)):
         blocks += _titled(grid, 3)
     if about := [f"{task.title(row)}: {row.about}" for row in task.rows if row.about]:
         blocks += ["### The rows", _list(about)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from ftft.report import comparison_tables as tables
 from ftft.report.comparison_figures import Task, caution, label, tasks
+from ftft.report.comparison_measured import measured_tables
 from ftft.report.comparison_plots import cost_bars, cost_plot, rate_plots, transfer_plot
 from ftft.report.comparison_remarks import beware, notes, remarks
 from ftft.report.comparison_tables import Grid, Lines
@@ -66,6 +67,7 @@ def _task(comparison: Mapping[str, Any], task: Task, anchor: str) -> Markup | No
         lost,
         _titled(tables.summary(comparison, task), task.name),
         _titled(tables.overview(task), task.name),
+        *(_titled(grid, task.name) for grid in measured_tables(comparison, task)),
         _headed("Quality and cost", _plots(task, note), soft(line) if line else None),
         _headed("Costs, as multiples of ERM's", cost_bars(task), _grid(tables.costs(task), task.name)),
         _headed("Learning rates", rate_plots(task), _folded(tables.curves(task), task.name)),

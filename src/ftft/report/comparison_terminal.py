@@ -28,6 +28,7 @@ from ftft.report.comparison_figures import (
     tasks,
     times,
 )
+from ftft.report.comparison_measured import measured_tables
 from ftft.report.comparison_remarks import beware, notes, remarks
 from ftft.report.figures import Interval, dig, interval, number
 from ftft.report.measures import measure_of
@@ -85,6 +86,7 @@ def _print_task(table: Mapping[str, Any], task: Task, console: Console) -> None:
     print_columns(columns, console)
     say("", console)
     _say(_key(table, task, signed), console, "dim")
+    _print_measured(table, task, console)
     if said := remarks(table, task):
         say("", console)
         _say(f"{beware(table)}:", console, "bold")
@@ -95,6 +97,23 @@ def _print_task(table: Mapping[str, Any], task: Task, console: Console) -> None:
         _say("Failed cells:", console, "bold")
         for line in failed:
             _say(f"- {line}", console, "red")
+
+
+def _print_measured(table: Mapping[str, Any], task: Task, console: Console) -> None:
+    for grid in measured_tables(table, task):
+        say("", console)
+        _say(f"{grid.title} ({task.name})", console, "bold")
+        columns = [
+            Column(
+                broken(head[0], NAME),
+                ["\n".join(broken(line, NAME) for line in cells[place]) for cells in grid.rows],
+                left=place == 0,
+            )
+            for place, head in enumerate(grid.heads)
+        ]
+        print_columns(columns, console)
+        say("", console)
+        _say(grid.note, console, "dim")
 
 
 def _say(text: str, console: Console, style: str = "") -> None:

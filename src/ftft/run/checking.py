@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 
+from ftft.data.examples import LoadedData
 from ftft.data.loading import load_data
 from ftft.methods.registry import build_task
 from ftft.models.headers import inspect, require_positions
@@ -16,8 +18,19 @@ from ftft.run.selections import PlannedSelection, plan_selections
 from ftft.run.trainer_rows import trainer_rows
 
 
-def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = lambda text: None) -> Iterator[str]:
-    """Lines for the user: models, data, warnings, plan. Raises UserError at the first thing that cannot work."""
+@dataclass(frozen=True)
+class Checked:
+    """What a recipe was found sound with: its data, and what every stage will learn from."""
+
+    data: LoadedData
+    plans: Mapping[str, PlannedSelection]
+
+
+def check_models_and_data(
+    recipe: Recipe, *, progress: Callable[[str], None] = lambda text: None
+) -> Generator[str, None, Checked]:
+    """Lines for the user: models, data, warnings, plan; and at the end what they are about. Raises UserError at the first thing
+    that cannot work."""
     warnings: list[str] = []
     task = build_task(recipe.task)
     for name in recipe.stages:
@@ -62,6 +75,7 @@ def check_models_and_data(recipe: Recipe, *, progress: Callable[[str], None] = l
     for sentence in dict.fromkeys([*warnings, *data.warnings]):
         yield f"warning: {sentence}"
     yield "the recipe is sound"
+    return Checked(data, plans)
 
 
 def _plan(name: str, stage: Stage, plan: PlannedSelection, total: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from ftft.engine.batches import BatchSchedule, planned_steps
 from ftft.engine.flops import FlopCounter
 from ftft.engine.ledger import PHASES, Ledger
+from ftft.engine.predict import padded_lengths as padded_lengths
 from ftft.engine.settings import TrainSettings
 from ftft.methods.registry import build_task
 from ftft.run.recipe import upstream as upstream
@@ -66,13 +67,6 @@ def _before_trainers(recipe: Any, name: str) -> str:
     runs it."""
     stage = recipe.stages[name]
     return name if stage.trainer is None or stage.model.stage is None else _before_trainers(recipe, stage.model.stage)
-
-
-def padded_lengths(task: Task, prepared: Prepared) -> np.ndarray:
-    """How many tokens wide a batch is whose longest example is this one, for every example: int32 [N]."""
-    distinct, first, of = np.unique(prepared.lengths, return_index=True, return_inverse=True)
-    widths = [task.collate(prepared, first[index : index + 1]).shape[1] for index in range(len(distinct))]
-    return np.array(widths, dtype=np.int32)[of.reshape(-1)]
 
 
 def lengths_of(task: Task, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:

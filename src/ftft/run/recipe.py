@@ -115,6 +115,14 @@ class Recipe:
     store: str | None = setting(None, "where finished stages are kept for reuse; by default `.store` in `output`")
 
 
+def result_stage(recipe: Recipe) -> str:
+    """The stage whose model is the run's result: ``main`` as named, else the last that is not the baseline."""
+    if recipe.main is not None:
+        return recipe.main
+    others = [name for name in recipe.stages if name != recipe.baseline]
+    return (others or list(recipe.stages))[-1]
+
+
 def upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
     """The stages that ``name`` uses, directly or through others, in the recipe's order."""
     found: set[str] = set()

@@ -56,6 +56,7 @@ from ftft.run.other_models import require_other_models
 from ftft.run.portable import portable_model, portable_path, portable_recipe, portable_sentences
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import Recipe
+from ftft.run.recipe import result_stage as result_stage
 from ftft.run.requiring import require_heads, require_packing
 from ftft.run.search_space import require_sampler
 from ftft.run.selections import learned_prior, plan_selections
@@ -82,14 +83,6 @@ def run_store(recipe: Recipe, warn: Callable[[str], None] = warn_user, *, make: 
     """Where finished stages are kept; not to be made where it is only read."""
     root = expand(recipe.store, "store") if recipe.store else expand(recipe.output, "output") / ".store"
     return Store(root, warn, make=make)
-
-
-def result_stage(recipe: Recipe) -> str:
-    """The stage whose model is the run's result: ``main`` as named, else the last that is not the baseline."""
-    if recipe.main is not None:
-        return recipe.main
-    others = [name for name in recipe.stages if name != recipe.baseline]
-    return (others or list(recipe.stages))[-1]
 
 
 @dataclass(frozen=True)

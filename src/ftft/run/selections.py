@@ -37,11 +37,14 @@ from ftft.tasks.contract import quantities_of
 class PlannedSelection:
     """What a stage will learn from: ``examples`` (rows, copies counted) of the pool, ``exact`` unless the dynamics that
     are still to be recorded can change the number; and the ``steps`` it takes without an early stop. ``sampled``: it is chosen
-    anew for every epoch what is learned from in it, and both numbers are those of all of them."""
+    anew for every epoch what is learned from in it, and both numbers are those of all of them. ``selection``: these examples of
+    ``pool``, or as many at random where dynamics or a model that are still to come will choose."""
 
     examples: int
     steps: int
     exact: bool
+    selection: Selection
+    pool: Examples
     sampled: bool = False
 
 
@@ -73,7 +76,7 @@ def plan_selections(recipe: Recipe, train: Examples, own: Mapping[str, Examples]
         steps = planned_steps(learned, stage.train.batch_size, epochs=stage.train.epochs, steps=stage.train.steps)
         steps = ending_step(steps, stage.train.end_at)
         exact = source not in recipe.stages and stage.create is None and (sampler is None or stage.train.steps is not None)
-        plans[name] = PlannedSelection(len(made[name]), steps, exact, sampled=sampler is not None)
+        plans[name] = PlannedSelection(len(made[name]), steps, exact, made[name], pool, sampled=sampler is not None)
     return plans
 
 

@@ -48,7 +48,7 @@ from ftft.run.searching import StageSearch, search_sets
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
 from ftft.run.sharding import cutter, is_measured_while_training
 from ftft.run.store import StageFolder, Store, stage_key
-from ftft.run.validating import SteeringSets
+from ftft.run.validating import SteeringSets, sets_that_steer
 from ftft.tasks.contract import Prepared, Task, coupling_of, files_of, quantities_of
 
 OUTCOME_VERSION = 1  # raised whenever a change to the engine changes what a stage computes
@@ -88,14 +88,7 @@ class StageRun:
 
     def steering_sets(self) -> dict[str, EvaluationSet]:
         """The validation sets whose scores decide when to stop and which checkpoint is best."""
-        named = self.stage.stop.on if self.stage.stop else []
-        sets = self.data.evaluation
-        for name in named:
-            if sets[name].split == "test":
-                raise UserError(f"{self.where}.stop.on: {name} is a test set, and test sets are only reported; stop on others")
-        if named:
-            return {name: sets[name] for name in named}
-        return {name: one for name, one in sets.items() if one.role == "id" and one.split == "validation"}
+        return sets_that_steer(self.stage, self.data.evaluation, self.where)
 
     def with_settings(self, found: Mapping[str, float]) -> StageRun:
         """The stage with what its search has found, to be trained."""

@@ -21,10 +21,24 @@ from ftft.engine.predict import predict, to_device
 from ftft.engine.processes import ALONE, Processes
 from ftft.engine.settings import StopSettings
 from ftft.engine.stopping import EarlyStopping
+from ftft.errors import UserError
+from ftft.run.recipe import Stage
 from ftft.tasks import metrics
 from ftft.tasks.contract import Batch, Prepared, Task
 
 Scores = dict[str, dict[str, float]]  # validation set -> metric -> value
+
+
+def sets_that_steer(stage: Stage, sets: Mapping[str, EvaluationSet], where: str) -> dict[str, EvaluationSet]:
+    """The validation sets whose scores decide when a stage stops and which checkpoint is best; UserError, led by ``where``, for
+    a test set."""
+    named = stage.stop.on if stage.stop else []
+    for name in named:
+        if sets[name].split == "test":
+            raise UserError(f"{where}.stop.on: {name} is a test set, and test sets are only reported; stop on others")
+    if named:
+        return {name: sets[name] for name in named}
+    return {name: one for name, one in sets.items() if one.role == "id" and one.split == "validation"}
 
 
 @dataclass
