@@ -1,6 +1,6 @@
 """Where the time of a training step goes in our loop: how much lies outside what the model, clipping and the optimizer take.
 
-    python benchmarks/step_profile.py [--pairs 9] [--steps 10] [--threads N] [--out FILE]
+    python benchmarks/step_profile.py [--pairs 9] [--steps 12] [--threads N] [--out FILE]
 
 Every step is timed from the end of the one before. ``parts`` are the median shares of a step that are spent in the forward pass
 (with the loss), the backward pass, clipping and the optimizer; ``outside`` is the rest: batches, books, counts, hooks, events

@@ -8,6 +8,7 @@
     python benchmarks/method_memory.py --out results/benchmarks/method_memory.json
     python benchmarks/startup.py --out results/benchmarks/startup.json
     python benchmarks/step_profile.py --out results/benchmarks/step_profile.json
+    python benchmarks/faster_models.py --out results/benchmarks/faster_models.json
     python benchmarks/ten_million.py --out results/benchmarks/ten_million.json
     python benchmarks/summary.py
 

@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from score_ten_million import peak_bytes
-from telling import cores
+from telling import cores, tell
 
 EPOCHS, CLASSES = 4, 2
 CHUNK = 100_000
@@ -216,20 +215,14 @@ def main() -> None:
         return
     sizes = sorted(arguments.rows)
     found = {rows: measure(rows, arguments.seed, arguments.folder, arguments.only) for rows in sizes}
-    result = {
-        "format": 1,
-        "benchmark": "ten_million",
+    fields = {
         "epochs": EPOCHS,
         "classes": CLASSES,
+        "pyarrow": pa.__version__,
         "sizes": {str(rows): found[rows] for rows in sizes},
         "growth": {f"{a} to {b}": growth(found[a], found[b], (a, b)) for a, b in zip(sizes, sizes[1:])},
-        "machine": {"cores": cores(), "arrow_threads": pa.cpu_count(), "architecture": platform.machine()},
-        "versions": {"pyarrow": pa.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+    tell("ten_million", fields, machine={"cores": cores(), "arrow_threads": pa.cpu_count()}, out=arguments.out)
 
 
 if __name__ == "__main__":

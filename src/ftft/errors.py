@@ -14,6 +14,11 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):
+    """Training whose loss, gradient, weights or score is no finite number: the settings are to blame, so that a search of
+    settings may go on with others."""
+
+
 class Interrupted(Exception):
     """Training was asked to stop (Ctrl-C or SIGTERM) and has saved a checkpoint; running again resumes."""
 

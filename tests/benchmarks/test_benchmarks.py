@@ -106,6 +106,7 @@ def test_the_chain_of_a_large_data_set_runs_phase_by_phase(tmp_path):
     done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(out.read_text())
+    assert {"processor", "cores", "arrow_threads"} <= set(result["machine"]) and "torch" in result["versions"]
     assert list(result["sizes"]) == ["300", "600"] and list(result["growth"]) == ["300 to 600"]
     phases = result["sizes"]["600"]
     assert len(phases) == 7 and all(one["seconds"] > 0 and one["peak_bytes"] > 2**20 for one in phases.values())

@@ -177,7 +177,7 @@ class Trial:
             folder=folder,
             notify=notify,
         )
-        torch.manual_seed(3)
+        torch.manual_seed(self.processes.seed(3))
         outcome = TrainingLoop(training).run()
         return Trained(assembled, before, at_start, outcome.losses, training)
 

@@ -202,6 +202,34 @@ def test_seen_sets_are_marked_and_no_ood_mean_has_them(
         assert "Out of distribution, main is" not in reader.text and "70.8 % against" not in reader.text
 
 
+EARLIER = 'the settings of stage main are searched on the evaluation set "new_words", which therefore is no measure of them'
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_set_that_was_searched_on_is_not_told_to_be_seen_by_a_model(
+    earlier: bool, result: dict[str, Any], write_run: Callable[..., Path]
+) -> None:
+    """Also of a result of an earlier version, which said so among those that were seen."""
+    result["stages"]["main"]["search"] = {"on": ["new_words"]}
+    if earlier:
+        result["data"]["evaluation"]["new_words"]["seen_by"] = {"main": EARLIER}
+    folder = write_run(result)
+    reader = read(write_report(folder))
+    card = (folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert "searched on for main" in row(reader, "new_words", "n = 200")[0] and "seen by" not in reader.text
+    assert "| new_words | out of distribution (searched on) |" in card
+    assert "Searched on: settings of a stage were chosen by this set" in card and "trained on this set" not in card
+    assert row(reader, "main (result)", "")[5] == "69.5" and "(without new_words, searched on)" in reader.text
+    assert "The OOD mean leaves out new_words, searched on for the settings of main" in reader.text
+    assert "without those searched on" in row(reader, "OOD mean")[0]
+
+    result["data"]["evaluation"]["no_shortcut"]["seen_by"] = {"main": "trained on this", "erm": "trained on this"}
+    result["data"]["evaluation"]["new_words"]["seen_by"] = {"erm": "trained on this"}
+    text = read(write_report(write_run(result))).text
+    assert "leaves out no_shortcut, new_words, seen before by the models of main, erm (see the warnings)." in text
+    assert "seen by the model of erm, searched on for main" in text
+
+
 def test_headline_says_when_ftft_is_worse_out_of_distribution(result: dict[str, Any], write_run: Callable[..., Path]) -> None:
     evaluations = {name: result["stages"][name]["evaluation"] for name in ("erm", "main")}
     result["stages"]["erm"]["evaluation"], result["stages"]["main"]["evaluation"] = evaluations["main"], evaluations["erm"]

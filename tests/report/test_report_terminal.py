@@ -77,6 +77,20 @@ def test_means_have_their_intervals_and_seen_sets_are_in_none(result: dict[str, 
     assert "77.5" in text and "70.8" not in text
 
 
+def test_sets_that_were_searched_on_are_in_no_mean_and_seen_by_no_model(result: dict[str, Any]) -> None:
+    result["stages"]["main"]["search"] = {"on": ["new_words", "validation"]}
+    words = " ".join(shown(result, 80).split())
+    assert "OOD (searched" in words and "ID validation (searched" in words and "69.5" in words and "seen" not in words
+    assert "The OOD mean leaves out new_words, searched on for the settings of main." in words
+    result["stages"]["main"]["search"] = {"on": ["new_words", "no_shortcut"]}
+    result["data"]["evaluation"]["reversed_shortcut"]["seen_by"] = {"main": "it was trained on this"}
+    words = " ".join(shown(result, 80).split())
+    assert (
+        "There is no OOD mean: reversed_shortcut was seen before by the models of main (see the warnings), and no_shortcut, "
+        "new_words were searched on for the settings of main." in words
+    )
+
+
 def test_the_diagnosis_is_said(result: dict[str, Any]) -> None:
     words = " ".join(shown(result, 80).split())
     assert "What main learned from: The reference (stage reference) is right in 90.9 % of the ID examples" in words

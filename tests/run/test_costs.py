@@ -108,6 +108,7 @@ def test_steps_spent_waiting_are_charged(tmp_path: Path, tiny_bert_folder: Path,
 def stage(**changes: Any) -> Any:
     found = {"use_dynamics_of": None, "select": {"name": "all"}, "train": TrainSettings(), "seed": None}
     given = {"create": None, "use_model_of": None, "use_models_of": [], "model": SimpleNamespace(stage=None), "trainer": None}
+    found["search"] = None
     return SimpleNamespace(**{**given, **found, **changes})
 
 
@@ -165,6 +166,16 @@ def test_the_unit_is_not_known_before_its_stage_is_finished() -> None:
     alone = SimpleNamespace(baseline=None, stages={"reference": stage(), "main": stage()}, seed=0)
     assert erm_cost(alone, "main", {"reference": ledger(5)}, {}, never).source == "not yet"
     assert erm_cost(alone, "main", {"main": ledger(5)}, {}, never).source == "measured: stage main is plain fine-tuning"
+
+
+def test_a_stage_that_paid_for_a_search_is_not_the_unit() -> None:
+    searched = stage(search=SimpleNamespace(trials=5), train=TrainSettings(batch_size=4, epochs=1))
+    recipe = SimpleNamespace(baseline=None, stages={"main": searched}, seed=0, task={"name": "text_classification"})
+    lengths = np.full(8, 4, dtype=np.int32)
+    found = erm_cost(
+        recipe, "main", {"main": ledger(50)}, {"main": {"flops_by_shape": [["train", 4, 4, 3]]}}, lambda: (lengths, lengths)
+    )
+    assert (found.flops, found.source.partition(" ")[0]) == (6, "estimated")
 
 
 def test_the_unit_of_a_trainers_stage_is_the_plain_fine_tuning_it_goes_on_from() -> None:

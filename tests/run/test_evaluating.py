@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import ftft.run.evaluating
 from ftft.data.loading import load_data
 from ftft.errors import UserError
 from ftft.methods import registry
@@ -23,11 +24,13 @@ from ftft.run.evaluating import (
     evaluate_saved,
     read_predictions,
     said_of,
+    sets_searched,
     sets_seen,
     write_named_predictions,
     write_predictions,
 )
 from ftft.run.recipe import Recipe
+from ftft.run.telling import data_summary
 
 SECTION = {"name": "classification", "resamples": 20}
 
@@ -106,6 +109,35 @@ def test_the_sets_that_models_have_seen_are_told_by_stage(
     seen = sets_seen(recipe)
     assert set(seen) == {"ood"} and set(seen["ood"]) == {"erm", "main"}
     assert len(said_of(seen)) == 1 and "was trained on this data" in said_of(seen)[0]
+
+
+def test_a_set_that_is_searched_on_is_seen_by_no_model_and_what_models_have_seen_is_still_told(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    space = {"optimize.learning_rate": {"low": 1e-5, "high": 1e-3}}
+    search = {"on": ["ood_validation", "validation"], "sampler": "random", "space": space}
+    recipe = tiny_recipe(tmp_path, tiny_bert_folder, {"erm": {}, "main": {"search": search}})
+    assert sets_seen(recipe) == {}
+    searched = sets_searched(recipe)
+    assert {name: list(stages) for name, stages in searched.items()} == {"ood_validation": ["main"]}, "ID sets are there for it"
+    sets = dict(recipe.data.evaluation)
+    sets["ood_validation"] = dataclasses.replace(sets["ood_validation"], known_to=[tiny_bert_folder.parent.name])
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, evaluation=sets))
+    seen = sets_seen(recipe)
+    assert set(seen["ood_validation"]) == {"erm", "main"}
+    trained_on, on = said_of(seen, searched)
+    assert "was trained on this data" in trained_on and "are searched on" in on
+
+
+def test_all_that_the_models_of_a_stage_know_of_a_set_is_told(
+    tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftft.run.evaluating, "contamination", lambda header, file, name: [f"{name}: one", f"{name}: two"])
+    recipe = tiny_recipe(tmp_path, tiny_bert_folder, {"main": {}})
+    seen = sets_seen(recipe)
+    assert seen["ood"] == {"main": ["ood: one", "ood: two"]}
+    summary = data_summary(load_data(recipe.data), seen)
+    assert summary["evaluation"]["ood"]["seen_by"] == {"main": "ood: one; ood: two"}
 
 
 def test_a_saved_model_is_measured_with_a_mark_on_what_it_has_seen(

@@ -27,34 +27,36 @@ KILLED = -signal.SIGKILL
 PATIENCE = 240.0  # seconds
 TRIALS, STEPS = 8, 5
 
-# `ftft run job.yaml`, which kills itself after a step of a trial, both from 1; step 0: when that trial has been kept.
+# `ftft run job.yaml`, which kills itself after so many steps of a trial (from 1); step 0: when that trial has been kept.
 KILLING = """
 import os, signal, sys
+from ftft.engine import loop
 from ftft.run import searching
 
 trial, step = int(sys.argv[1]), int(sys.argv[2])
-searching.JOURNAL_SECONDS = 0.0  # what a kill loses is known
-score, keep, begun = searching.StageSearch._score, searching.StageSearch._keep, []
+loop.JOURNAL_SECONDS = 0.0  # what a kill loses is known
+resume, keep, tried = searching.StageSearch._resume, searching.StageSearch._keep, []
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 class Loop(searching.TrainingLoop):
     def _train_step(self, rows, epoch):
-        super()._train_step(rows, epoch)
-        if begun[-1] == trial and self.step + 1 == step:
+        if len(tried[0]) + 1 == trial and self.step == step > 0:
             die()
+        super()._train_step(rows, epoch)
 
-def scored(self, values, number, *books):
-    begun.append(number + 1)
-    return score(self, values, number, *books)
+def resumed(self):
+    found = resume(self)
+    tried.append(found.tried)
+    return found
 
 def kept(self, found):
     keep(self, found)
     if len(found.tried) == trial and step == 0:
         die()
 
-searching.TrainingLoop, searching.StageSearch._score, searching.StageSearch._keep = Loop, scored, kept
+searching.TrainingLoop, searching.StageSearch._resume, searching.StageSearch._keep = Loop, resumed, kept
 
 from ftft.cli.main import main
 main(["run", "job.yaml"])
@@ -159,7 +161,7 @@ def test_killed_within_and_between_trials_it_ends_as_if_undisturbed(
     assert trials_kept(folder) == 4, "the fifth was made, and killed before it was kept"
     assert finish(command_server, folder) == [5, 6, 7, 8]
     assert_same(folder, undisturbed)
-    assert result(folder)["ledger"]["repeated"]["search"]["steps"] == 3
+    assert result(folder)["ledger"]["repeated"]["search"]["steps"] == 3 + STEPS, "of the second, and the fifth"
 
 
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(

@@ -169,6 +169,38 @@ def test_a_model_without_positions_is_refused(tiny_model):
         require_separate(Positionless(decoder(tiny_model, "llama")), "here")
 
 
+class Told(torch.nn.Module):
+    """A model that is told the positions of the first ``told`` rows of a batch only."""
+
+    def __init__(self, inner, told, factor=1.0):
+        super().__init__()
+        self.inner, self.told, self.factor = inner, told, factor
+
+    def get_input_embeddings(self):
+        return self.inner.get_input_embeddings()
+
+    def forward(self, input_ids, position_ids=None, use_cache=None):
+        places = torch.arange(input_ids.shape[1]).expand_as(input_ids).clone()
+        if position_ids is not None:
+            places[: self.told] = position_ids[: self.told]
+        found = self.inner(input_ids=input_ids, position_ids=places, use_cache=use_cache)
+        found.logits = found.logits * self.factor
+        return found
+
+
+def test_a_model_that_keeps_apart_one_row_and_not_two_is_refused(tiny_model):
+    """As flash attention does; in either row."""
+    inner = decoder(tiny_model, "llama")
+    require_separate(Told(inner, told=2), "here")
+    with pytest.raises(UserError, match="does not keep sequences apart"):
+        require_separate(Told(inner, told=1), "here")
+
+
+def test_a_model_that_says_no_numbers_is_refused(tiny_model):
+    with pytest.raises(UserError, match="does not keep sequences apart"):
+        require_separate(Told(decoder(tiny_model, "llama"), told=2, factor=float("nan")), "here")
+
+
 def test_an_adapter_that_undoes_positions_is_refused(tiny_model):
     from peft import PromptTuningConfig, get_peft_model
 

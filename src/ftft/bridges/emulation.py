@@ -16,6 +16,8 @@ from transformers import LogitsProcessor
 from ftft.errors import UserError
 from ftft.nn.emulation import Asked, emulated
 
+FORBIDDEN = -1e4  # as a logit: no probability, and yet a difference of two of them is a number
+
 
 class _Following:
     """A model that follows growing texts, keeping keys and values as long as the texts only grow."""
@@ -70,15 +72,22 @@ class EmulatedFineTuningProcessor(LogitsProcessor):
         self.top_p, self.pad_token_id = top_p, pad_token_id
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
-        """The emulated log-probabilities [B, V] of the next token. Tokens that only the target has a row for are impossible,
-        and so are those that an earlier processor has forbidden."""
+        """The emulated log-probabilities [B, V] of the next token. Tokens that only the target has a row for are impossible.
+        Of those that an earlier processor has forbidden no model is asked: each one's probabilities are those of the others."""
         mask = torch.ones_like(input_ids)
         if self.pad_token_id is not None:
             mask = (input_ids != self.pad_token_id).to(mask.dtype).cummax(dim=1).values
         with torch.no_grad():
-            tuned = [one.next_logits(input_ids, mask) for one in self.tuned]
-            base = self.base.next_logits(input_ids, mask)
+            forbidden = torch.isneginf(scores)
+            tuned = [_without(one.next_logits(input_ids, mask), forbidden) for one in self.tuned]
+            base = _without(self.base.next_logits(input_ids, mask), forbidden)
             found = emulated(scores, tuned, base, self.shares, self.top_p)
         made = scores.new_full(scores.shape, float("-inf"))
         made[..., : found.shape[-1]] = found.to(scores.dtype)
-        return made.masked_fill(torch.isneginf(scores), float("-inf"))
+        return made.masked_fill(forbidden, float("-inf"))
+
+
+def _without(logits: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+    """Logits [B, V_i], of the tokens that ``forbidden`` bool [B, V] knows, with those it forbids out of the question."""
+    size = min(logits.shape[-1], forbidden.shape[-1])
+    return logits[..., :size].masked_fill(forbidden[..., :size], FORBIDDEN)

@@ -33,7 +33,7 @@ def finished_cell(run: FinishedRun, request: Mapping[str, Any], recipe: Recipe) 
             "role": one.role,
             "split": one.split,
             "n": len(one.examples),
-            "seen": bool(result["data"]["evaluation"][name]["seen_by"]) and name not in searched_on,
+            "seen": bool(result["data"]["evaluation"][name]["seen_by"]),
             "set": packed_name,
             "figures": main["evaluation"][name],
             "predictions": predictions,

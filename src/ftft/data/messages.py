@@ -8,7 +8,7 @@ turn has beside role and content (``tool_calls``) the order of keys is kept, sin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +35,11 @@ def messages_of(text: str) -> list[dict[str, Any]]:
     return found
 
 
+def text_of(turns: Sequence[Mapping[str, Any]]) -> str:
+    """The one text that stands for the turns of a chat, whose keys are in their order already."""
+    return json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
+
+
 def _canonical(value: Any, what: str) -> str:
     if isinstance(value, str):
         try:
@@ -52,7 +57,7 @@ def _canonical(value: Any, what: str) -> str:
     if not any(turn["role"] == "assistant" for turn in turns):
         raise UserError(f"{what} has no turn of the assistant to learn from; leave the row out, or give it one")
     try:
-        text = json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
+        text = text_of(turns)
         text.encode("utf-8")
     except TypeError as error:
         raise UserError(f"{what} has a value that JSON cannot hold ({error}); give it as text, or leave it out") from None

@@ -6,15 +6,14 @@ The question of a chat is the last thing said before the assistant's last turn; 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from ftft.data.examples import Examples
-from ftft.data.hashing import fingerprint_examples
-from ftft.data.messages import messages_of
+from ftft.data.loading import with_fingerprint
+from ftft.data.messages import messages_of, text_of
 from ftft.errors import UserError
 
 
@@ -58,7 +57,7 @@ def with_questions(examples: Examples, questions: Sequence[str]) -> Examples:
     for chat, question in zip(examples.inputs["messages"].to_pylist(), questions):
         turns = turns_asked(chat)
         asked = turns[:-1] + [{**turns[-1], "content": question}] if turns else [{"role": "user", "content": question}]
-        chats.append(_written([*asked, _last(messages_of(chat))]))
+        chats.append(text_of([*asked, _last(messages_of(chat))]))
     return _with(examples, "messages", chats)
 
 
@@ -71,10 +70,9 @@ def with_answers(examples: Examples, answers: Sequence[str]) -> Examples:
         found = _with(
             examples,
             "messages",
-            [_written([*turns_asked(chat), {"role": "assistant", "content": said}]) for chat, said in zip(chats, answers)],
+            [text_of([*turns_asked(chat), {"role": "assistant", "content": said}]) for chat, said in zip(chats, answers)],
         )
-    fingerprint = fingerprint_examples(found.ids, found.inputs, found.labels, found.label_names)
-    return dataclasses.replace(found, fingerprint=fingerprint)
+    return with_fingerprint(found)
 
 
 def _with(examples: Examples, name: str, values: list[str]) -> Examples:
@@ -84,7 +82,3 @@ def _with(examples: Examples, name: str, values: list[str]) -> Examples:
 
 def _last(turns: list[dict[str, Any]]) -> dict[str, Any]:
     return next(turn for turn in reversed(turns) if turn["role"] == "assistant")
-
-
-def _written(turns: list[dict[str, Any]]) -> str:
-    return json.dumps(turns, ensure_ascii=False, separators=(",", ":"))

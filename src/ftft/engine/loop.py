@@ -22,11 +22,12 @@ from ftft.engine.ledger import Ledger
 from ftft.engine.predict import predict_batches
 from ftft.engine.processes import processes_of, with_copies
 from ftft.engine.provenance import differences_on_resuming
+from ftft.engine.starting import started
 from ftft.engine.step import NotFinite, Observed, Step, diverged, losses_of_all, observe, observed
 from ftft.engine.training import Outcome as Outcome
 from ftft.engine.training import Training as Training
 from ftft.engine.walk import Walk
-from ftft.errors import UserError
+from ftft.errors import Diverged
 from ftft.methods.contract import Models, Stateful
 from ftft.state import rng
 from ftft.state.algebra import weights_sha256
@@ -61,7 +62,7 @@ class TrainingLoop:
         self.in_shards = in_shards(training.models.main)
         self.model = with_copies(training.models.main, training.accelerator)
         # The objective calls the wrapped model, so that gradients are averaged over processes.
-        self.loss_of = training.objective.start(Models(self.model, training.models.others), training.task)
+        self.loss_of = started(training, Models(self.model, training.models.others), self.processes)
         own_hook = getattr(self.loss_of, "before_step", None)
         self.hooks = [*training.before_step, *([own_hook] if own_hook is not None else [])]
         self.hashed: set[int] | None = None  # steps; None: HASHED_STEP, or the last one where that comes sooner
@@ -78,7 +79,7 @@ class TrainingLoop:
     def run(self) -> Outcome:
         """Train to the planned end or to the early stop.
 
-        Raises Interrupted after Ctrl-C or SIGTERM (a checkpoint is saved first) and UserError when the loss stops
+        Raises Interrupted after Ctrl-C or SIGTERM (a checkpoint is saved first) and Diverged when the loss stops
         being a number.
         """
         t = self.training
@@ -184,7 +185,7 @@ class TrainingLoop:
         if self.processes.any(not all(bool(torch.isfinite(value).all()) for value in own))[0]:
             raise self._diverged(f"the weights became infinite or NaN at step {self.step}")
 
-    def _diverged(self, what: str) -> UserError:
+    def _diverged(self, what: str) -> Diverged:
         return diverged(what, self.training.schedule.steps, self.checkpoints.steps() if self.checkpoints else [])
 
     # -- between steps ---------------------------------------------------------------------------------------------
@@ -316,9 +317,7 @@ class TrainingLoop:
         }
 
     def _journal(self) -> None:
-        folder, ledger = self.training.folder, self.training.ledger
-        if folder is not None:
-            self.processes.once(lambda: ledger.journal(folder / "ledger.jsonl"))
+        self.processes.once(self.training.write_journal)
 
     def _resume(self) -> None:
         t = self.training

@@ -27,7 +27,7 @@ from ftft.engine.precision import autocast
 from ftft.engine.predict import to_device
 from ftft.engine.processes import Processes
 from ftft.engine.training import Training
-from ftft.errors import UserError
+from ftft.errors import Diverged
 from ftft.methods.contract import Loss, Stateful
 from ftft.state.shards import whole
 from ftft.tasks.contract import Batch, collator_of
@@ -43,11 +43,11 @@ class NotFinite(Exception):
         self.what = what
 
 
-def diverged(what: str, steps: int, kept: Sequence[int]) -> UserError:
+def diverged(what: str, steps: int, kept: Sequence[int]) -> Diverged:
     """What a training of ``steps`` steps ends with where ``what`` happened in it; the checkpoints of the steps ``kept`` are
     there to go back to."""
     last = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint had been due yet"
-    return UserError(
+    return Diverged(
         f"{what} of {steps} and training stopped ({last}); "
         "try a lower learning_rate, a longer warmup, clip: 1.0, or precision: fp32"
     )

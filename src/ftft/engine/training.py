@@ -49,8 +49,16 @@ class Training:
     flops: FlopCounter = field(default_factory=FlopCounter)
     ledger: Ledger = field(default_factory=Ledger)
     folder: Path | None = None
+    journal: Callable[[Ledger], None] | None = None  # where the books go every few seconds; by default into ``folder``
     notify: Callable[[dict[str, Any]], None] = lambda event: None
     warn: Callable[[str], None] = lambda sentence: None
+
+    def write_journal(self) -> None:
+        """Append what has been spent so far to the journal, where there is one."""
+        if self.journal is not None:
+            self.journal(self.ledger)
+        elif self.folder is not None:
+            self.ledger.journal(self.folder / "ledger.jsonl")
 
 
 @dataclass

@@ -179,7 +179,8 @@ class Adapter(Protocol):
 class Objective(Protocol):
     """objective: what is minimised? ``start`` gives the function of one micro-batch. A function that keeps
     something from one batch to the next is :class:`Stateful` (each process has its own); one that changes with the steps has
-    ``before_step``, a :data:`StepHook`."""
+    ``before_step``, a :data:`StepHook`. Random numbers that ``start`` draws are the same in all processes; those that the
+    function draws are each process' own."""
 
     def start(self, models: Models, task: Any) -> Callable[[Batch], Loss]: ...
 

@@ -79,6 +79,22 @@ class Models:
     main: torch.nn.Module
     others: dict[str, torch.nn.Module] = field(default_factory=dict)
 
+    @property
+    def unwrapped(self) -> torch.nn.Module:
+        """The main model without its wrapper for several processes (DDP's)."""
+        found: torch.nn.Module = getattr(self.main, "module", self.main)
+        return found
+
+    def with_starts(self) -> list[tuple[str, torch.nn.Parameter, torch.Tensor]]:
+        """The trainable parameters of the main model by name, each with its value in ``frozen``; one that has no counterpart
+        of its name and shape there is left out."""
+        starts = dict(self.others["frozen"].named_parameters())
+        return [
+            (name, parameter, starts[name].detach().to(parameter.device))
+            for name, parameter in self.unwrapped.named_parameters()
+            if parameter.requires_grad and name in starts and starts[name].shape == parameter.shape
+        ]
+
 
 @dataclass(frozen=True)
 class LowRankPair:

@@ -95,7 +95,7 @@ def _metrics(result: Mapping[str, Any], main: str) -> list[str]:
     for one in sets:
         figures = [(how, metric(result, main, one.name, "metrics", name)) for name, how in told.items()]
         figures += [(told[first], metric(result, other, one.name, "metrics", first))] if other else []
-        role = ROLE_NAMES.get(one.role, one.role) + (" (seen)" if one.seen_by else "")
+        role = ROLE_NAMES.get(one.role, one.role) + "".join(f" ({mark})" for mark in one.marks)
         shown = ["-" if entry is None else how.with_interval(entry) for how, entry in figures]
         ranking = [metric(result, main, one.name, "metrics", name) for name in ranked]
         shown += [decimals(entry.value if entry is not None else None) for entry in ranking]
@@ -103,6 +103,8 @@ def _metrics(result: Mapping[str, Any], main: str) -> list[str]:
     note = f"In brackets {level(result)} bootstrap intervals over the evaluation sets."
     if any(one.seen_by for one in sets):
         note += " Seen: a model of the run was trained on this set, so it is in no OOD mean."
+    if any(one.searched_by for one in sets):
+        note += " Searched on: settings of a stage were chosen by this set, so it is in no OOD mean."
     return ["## Metrics", markdown_table(heads, rows), safe(f"{note} {positive_note(result)}".rstrip())]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ftft.run.comparing import SetRole, averaged
 
+SEARCHED = "are searched on the evaluation set"  # what those results say
 ROLES = ("id", "ood", "forget")
 ROLE_NAMES = {"id": "in distribution", "ood": "out of distribution", "forget": "earlier knowledge"}
 
@@ -35,13 +36,26 @@ class Interval:
 
 @dataclass(frozen=True)
 class SetFigures:
-    """An evaluation set: ``n`` examples. ``seen_by``: the stages whose model was trained on it, so that it is not OOD."""
+    """An evaluation set: ``n`` examples. ``seen_by``: the stages whose model was trained on it, so that it is not OOD.
+    ``searched_by``: the stages whose settings were searched on it, so that it is no measure of them out of distribution."""
 
     name: str
     role: str
     split: str
     n: int | None
     seen_by: tuple[str, ...] = ()
+    searched_by: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> list[str]:
+        """What sets it apart, in a word or two each."""
+        return ["seen"] * bool(self.seen_by) + ["searched on"] * bool(self.searched_by)
+
+    @property
+    def facts(self) -> list[str]:
+        """The same with the stages' names."""
+        seen = [f"seen by the model of {', '.join(self.seen_by)}"] if self.seen_by else []
+        return seen + ([f"searched on for {', '.join(self.searched_by)}"] if self.searched_by else [])
 
 
 @dataclass(frozen=True)
@@ -118,36 +132,49 @@ def evaluation_sets(result: Mapping[str, Any]) -> list[SetFigures]:
         for name, one in (dig(result, "stages", stage, "evaluation") or {}).items():
             if name not in found:
                 role, split = str(dig(one, "role") or "ood"), str(dig(one, "split") or "test")
-                seen = dig(result, "data", "evaluation", name, "seen_by")
-                seen_by = tuple(map(str, seen)) if isinstance(seen, Mapping) else ()
-                found[name] = SetFigures(name, role, split, whole(dig(one, "n")), seen_by)
+                seen_by, searched_by = _seen_and_searched(result, name)
+                found[name] = SetFigures(name, role, split, whole(dig(one, "n")), seen_by, searched_by)
     ranks = {role: rank for rank, role in enumerate(ROLES)}
     return sorted(found.values(), key=lambda one: (ranks.get(one.role, len(ROLES)), one.split != "test"))
 
 
+def _seen_and_searched(result: Mapping[str, Any], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The stages whose model was trained on the set, and those whose settings were searched on it. Of these the results of
+    earlier versions say under ``seen_by`` that they were searched, in the place of anything else."""
+    on = {stage: dig(result, "stages", stage, "search", "on") for stage in stage_names(result)}
+    searched = tuple(stage for stage, sets in on.items() if isinstance(sets, (list, tuple)) and name in sets)
+    said = dig(result, "data", "evaluation", name, "seen_by")
+    seen = said.items() if isinstance(said, Mapping) else ()
+    return tuple(str(one) for one, what in seen if not (one in searched and SEARCHED in str(what))), searched
+
+
 def mean_sets(sets: Sequence[SetFigures], role: str) -> list[SetFigures]:
     """The sets that the mean of a role is over: its test sets, else its validation sets; of OOD sets only those that no
-    model of the run has seen (:func:`ftft.run.comparing.averaged`)."""
-    names = averaged((SetRole(one.name, one.role, one.split, bool(one.seen_by)) for one in sets), role)
+    model of the run has seen and that no settings were searched on (:func:`ftft.run.comparing.averaged`)."""
+    names = averaged((SetRole(one.name, one.role, one.split, bool(one.marks)) for one in sets), role)
     return [one for one in sets if one.name in names]
 
 
-def seen_sets(sets: Sequence[SetFigures]) -> list[SetFigures]:
-    """The OOD sets that are in no mean, because a model of the run was trained on them."""
-    return [one for one in sets if one.role == "ood" and one.seen_by]
+def sets_left_out(sets: Sequence[SetFigures]) -> list[SetFigures]:
+    """The OOD sets that are in no mean, because a model of the run was trained on them or settings were searched on them."""
+    return [one for one in sets if one.role == "ood" and one.marks]
 
 
 def left_out(sets: Sequence[SetFigures]) -> str:
     """Which sets the OOD mean leaves out and why, as a sentence without its end; "" where it leaves out none."""
-    seen = seen_sets(sets)
-    if not seen:
+    out = sets_left_out(sets)
+    if not out:
         return ""
-    names = ", ".join(one.name for one in seen)
-    stages = ", ".join(dict.fromkeys(stage for one in seen for stage in one.seen_by))
-    seen_before = f"seen before by the models of {stages} (see the warnings)"
-    if mean_sets(sets, "ood"):
-        return f"the OOD mean leaves out {names}, {seen_before}"
-    return f"there is no OOD mean: {names} {'was' if len(seen) == 1 else 'were'} {seen_before}"
+    has_mean, said = bool(mean_sets(sets, "ood")), []
+    for own, why in (
+        ([one for one in out if one.seen_by], "seen before by the models of {} (see the warnings)"),
+        ([one for one in out if not one.seen_by], "searched on for the settings of {}"),
+    ):
+        if own:
+            names = ", ".join(one.name for one in own)
+            stages = ", ".join(dict.fromkeys(stage for one in own for stage in one.seen_by or one.searched_by))
+            said.append(f"{names}{',' if has_mean else ' was' if len(own) == 1 else ' were'} {why.format(stages)}")
+    return ("the OOD mean leaves out " if has_mean else "there is no OOD mean: ") + ", and ".join(said)
 
 
 def mean_metric(result: Mapping[str, Any], stage: str, sets: Sequence[SetFigures], name: str = "accuracy") -> float | None:

@@ -19,8 +19,8 @@ from ftft.report.figures import (
     mean_sets,
     metric,
     percent,
-    seen_sets,
     set_difference,
+    sets_left_out,
     stage_figures,
     stage_names,
 )
@@ -109,8 +109,9 @@ def _role(result: Mapping[str, Any], sets: Sequence[SetFigures], role: str, main
     if value is None:
         return ""
     what = f"mean {told.words} of {len(chosen)} sets" if len(chosen) > 1 else told.words
-    seen = seen_sets(sets) if role == "ood" else []
-    what += f" (without {', '.join(one.name for one in seen)}, seen)" if seen else ""
+    out = sets_left_out(sets) if role == "ood" else []
+    marks = dict.fromkeys(mark for one in out for mark in one.marks)
+    what += f" (without {', '.join(one.name for one in out)}, {' or '.join(marks)})" if out else ""
     if baseline is None:
         return f"{told.with_interval(value)} {what} {ROLE_NAMES[role]}"
     other, gap = mean_interval(result, baseline, role, name), mean_difference(result, main, role, name)
@@ -147,7 +148,7 @@ def _details(result: Mapping[str, Any], sets: Sequence[SetFigures], main: str, b
     for one in sets:
         mine, theirs = (metric(result, stage, one.name, "metrics", name) for stage in (main, baseline))
         if mine is not None and theirs is not None:
-            seen = f" (seen by the model of {', '.join(one.seen_by)})" if one.seen_by else ""
+            seen = f" ({', '.join(one.facts)})" if one.facts else ""
             said = verdict(mine, theirs, set_difference(result, main, one.name, name), told)
             lines.append(f"{one.name}{seen}: {told.with_interval(mine)} against {told.with_interval(theirs)}, {said}")
     return tuple(lines)

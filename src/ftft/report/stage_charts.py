@@ -131,7 +131,7 @@ def _rows(
             facts = [
                 ROLE_NAMES.get(role, role),
                 *([one.split] if one.split != "test" else []),
-                *(["seen"] if one.seen_by else []),
+                *one.marks,
             ]
             rows.append(Row(one.name, ", ".join(facts), _known(of_set(one.name), told)))
         over = mean_sets(sets, role)

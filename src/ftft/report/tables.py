@@ -25,8 +25,8 @@ from ftft.report.figures import (
     number,
     percent,
     scientific,
-    seen_sets,
     set_difference,
+    sets_left_out,
     stage_figures,
     stage_names,
     whole,
@@ -137,7 +137,7 @@ def results_table(result: Mapping[str, Any]) -> Markup:
         own = [one for one in sets if one.role == role]
         for one in own:
             facts = [ROLE_NAMES.get(one.role, one.role), *([one.split] if one.split != "test" else []), f"n = {count(one.n)}"]
-            facts += [f"seen by the model of {', '.join(one.seen_by)}"] if one.seen_by else []
+            facts += one.facts
             guess = set_guess(result, one.name)
             facts += [] if guess is None else [f"{percent(guess.accuracy)} % {guess.label}"]
             found = {name: metric(result, name, one.name, "metrics", first) for name in names}
@@ -150,7 +150,8 @@ def results_table(result: Mapping[str, Any]) -> Markup:
             gap = [_points({name: mean_difference(result, main, role, name) for name in compared(result)})]
             split = "test" if over[0].split == "test" else "validation"
             facts = [f"{len(over)} {split} sets, unweighted" if len(over) > 1 else f"{split} set {over[0].name} only"]
-            facts += ["without those seen"] if seen_sets(own) else []
+            marks = dict.fromkeys(mark for one in sets_left_out(own) for mark in one.marks)
+            facts += [f"without those {' or '.join(marks)}"] if marks else []
             title = under(f"{role.upper()} mean", ", ".join(facts))
             rows.append([title, *(shown(first, means[name]) for name in names), *(gap if against else [])])
             kinds.append("sum")

@@ -130,7 +130,7 @@ def _set_column(result: Mapping[str, Any], rows: Sequence[StageFigures], one: Se
 
 
 def _role(one: SetFigures) -> str:
-    marks = [one.role.upper(), *([one.split] if one.split != "test" else []), *(["(seen)"] if one.seen_by else [])]
+    marks = [one.role.upper(), *([one.split] if one.split != "test" else []), *(f"({mark})" for mark in one.marks)]
     return " ".join(marks)
 
 

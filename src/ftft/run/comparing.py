@@ -2,7 +2,7 @@
 
 All stages are measured on the same resamples of each set (:func:`ftft.tasks.intervals.paired_draws`), so that the interval
 of a difference is that of the difference, not of two models that happened to be drawn apart. The sets of a mean are
-resampled independently. An OOD set that a model of the run has seen is in no OOD mean.
+resampled independently. An OOD set that a model of the run has seen, or that settings were searched on, is in no OOD mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MEANS = ("id", "ood")
 
 @dataclass(frozen=True)
 class SetRole:
-    """What an evaluation set is to the means: ``seen`` says that a model of the run was trained on it."""
+    """What an evaluation set is to the means: ``seen`` says that a model of the run was trained on it, or settings searched."""
 
     name: str
     role: str

@@ -51,7 +51,8 @@ def erm_cost(
     stage = recipe.stages[named]
     if stage.trainer is not None:
         return ErmCost(None, "no stage is plain fine-tuning")
-    if not uses(stage) and stage.select["name"] == "all" and stage.create is None:
+    # A stage with a search has paid for its trials, too.
+    if not uses(stage) and stage.select["name"] == "all" and stage.create is None and stage.search is None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named} is plain fine-tuning")
     train, seed = stage.train, recipe.seed if stage.seed is None else stage.seed
     tokens, every = lengths()

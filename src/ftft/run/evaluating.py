@@ -68,10 +68,9 @@ class Evaluation:
         return {name: values.argmax(axis=1) for name, values in self.predictions.items()}
 
 
-def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Evaluation set -> stage -> the sentence that says what the stage's model knows of it, or its search of settings; only
-    where it does."""
-    found: dict[str, dict[str, str]] = {}
+def sets_seen(recipe: Recipe) -> dict[str, dict[str, list[str]]]:
+    """Evaluation set -> stage -> the sentences that say what the stage's models know of it; only where they do."""
+    found: dict[str, dict[str, list[str]]] = {}
     task = registry.build_task(recipe.task)
     for name, stage in recipe.stages.items():
         header = header_with_room(recipe, name, task)
@@ -79,19 +78,29 @@ def sets_seen(recipe: Recipe) -> dict[str, dict[str, str]]:
             inspect(one, f"stages.{name}.other_models.{role}", kind=task.model) for role, one in stage.other_models.items()
         ]
         for set_name, file in recipe.data.evaluation.items():
-            for sentence in (said for one in (header, *others) for said in contamination(one, file, set_name)):
-                found.setdefault(set_name, {})[name] = sentence
-            if stage.search is not None and set_name in stage.search.on and file.role == "ood":
-                found.setdefault(set_name, {})[name] = (
-                    f'the settings of stage {name} are searched on the evaluation set "{set_name}", which therefore is no '
-                    "measure of them out of distribution and is in no OOD mean"
-                )
+            if said := [sentence for one in (header, *others) for sentence in contamination(one, file, set_name)]:
+                found.setdefault(set_name, {})[name] = list(dict.fromkeys(said))
     return found
 
 
-def said_of(seen: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The sentences of :func:`sets_seen`, each once."""
-    return list(dict.fromkeys(sentence for stages in seen.values() for sentence in stages.values()))
+def sets_searched(recipe: Recipe) -> dict[str, dict[str, list[str]]]:
+    """As :func:`sets_seen`, of the OOD sets that a stage's settings are searched on: no model learns from these, and yet they
+    are no measure out of distribution."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, stage in recipe.stages.items():
+        for set_name in stage.search.on if stage.search is not None else ():
+            if recipe.data.evaluation[set_name].role == "ood":
+                found.setdefault(set_name, {})[name] = [
+                    f'the settings of stage {name} are searched on the evaluation set "{set_name}", which therefore is no '
+                    "measure of them out of distribution and is in no OOD mean"
+                ]
+    return found
+
+
+def said_of(*known: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    """The sentences of :func:`sets_seen` and :func:`sets_searched`, each once."""
+    every = (sentence for sets in known for stages in sets.values() for said in stages.values() for sentence in said)
+    return list(dict.fromkeys(every))
 
 
 def write_predictions(

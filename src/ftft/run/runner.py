@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,6 +45,7 @@ from ftft.run.evaluating import (
     predictions_on_all,
     ready,
     said_of,
+    sets_searched,
     sets_seen,
     write_named_predictions,
 )
@@ -165,7 +166,7 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
     require_sampler(recipe)
     require_packing(recipe, task, data.train.label_names)
     processes.once(begin)
-    for sentence in [*data.warnings, *said, *said_of(seen)]:
+    for sentence in [*data.warnings, *said, *said_of(seen, sets_searched(recipe))]:
         warn(sentence)
     run = _Run(recipe, data, own, seen, folder, tell, warn, processes)
     run.stages_in_order()
@@ -199,13 +200,14 @@ class _Run:
         recipe: Recipe,
         data: LoadedData,
         own: Mapping[str, LoadedData],  # of stages that learn from other rows
-        seen: Mapping[str, Mapping[str, str]],
+        seen: Mapping[str, Mapping[str, Sequence[str]]],
         folder: Path,
         tell: Notify,
         warn: Callable[[str], None],
         processes: Processes,
     ) -> None:
         self.seen, self.own = seen, own
+        self.not_averaged = {*seen, *sets_searched(recipe)}  # of OOD sets
         self.recipe, self.data, self.folder, self.tell, self.warn = recipe, data, folder, tell, warn
         self.processes = processes
         self.task: Task = registry.build_task(recipe.task)
@@ -229,7 +231,7 @@ class _Run:
                 self.evaluations[name] = self._evaluate(stage, kept)
                 self._measure(stage, kept)
             if self.processes.is_first:
-                sets, cost = _headline(self.evaluations[name], self.seen, self.compared), self._cost(name)
+                sets, cost = _headline(self.evaluations[name], self.not_averaged, self.compared), self._cost(name)
                 self.tell({"event": "evaluated", "stage": name, "metric": self.compared[0], "sets": sets, "cost": cost})
 
     def result(self, warnings: list[str]) -> dict[str, Any]:
@@ -245,7 +247,7 @@ class _Run:
             place = self.folder / "stages" / name
             self.predictions[name] = write_named_predictions(place, self.evaluations[name], self.data, columns)
         recipe = portable_recipe(self.recipe)
-        told = tell_more(self.recipe, self.data, self.stages, self.evaluations, self.seen, self.folder, main)
+        told = tell_more(self.recipe, self.data, self.stages, self.evaluations, self.not_averaged, self.folder, main)
         return {
             "name": self.recipe.name,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -365,7 +367,7 @@ class _Run:
         }
 
 
-def _headline(evaluation: Evaluation, seen: Mapping[str, Any], compared: Sequence[str]) -> dict[str, Any]:
+def _headline(evaluation: Evaluation, seen: Collection[str], compared: Sequence[str]) -> dict[str, Any]:
     return {
         set_name: {
             "role": one["role"],

@@ -16,15 +16,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ftft.engine.ledger import PHASES, Ledger
-from ftft.engine.loop import JOURNAL_SECONDS, TrainingLoop
+from ftft.engine.loop import TrainingLoop
 from ftft.engine.settings import Range, SearchSettings, StopSettings
 from ftft.engine.stopping import EarlyStopping
-from ftft.errors import Interrupted, UserError
+from ftft.errors import Diverged, Interrupted, UserError
 from ftft.files import read_json, write_json
 from ftft.run.search_space import applied, settings_of
 from ftft.run.validating import SteeringSets
@@ -164,19 +165,24 @@ class StageSearch:
         return self.run.stage.search
 
     def find(self) -> Searched:
-        """Make the trials that are missing; UserError where every one of them diverged."""
+        """Make the trials that are missing; UserError where every one of them diverged.
+
+        Only what diverged is kept as a trial without a score: any other error ends the search, which goes on with that trial
+        once it is mended.
+        """
         processes = self.run.processes
         found = processes.once(self._resume)
-        why: UserError | None = None
+        why = ""
         while len(found.tried) < self.search.trials:
             number = len(found.tried)
-            drawn = processes.from_first(ask(self.search, found.tried, self.run.seed) if processes.is_first else {})
+            drawn = processes.once(lambda: ask(self.search, found.tried, self.run.seed))
             cost = Ledger()
             try:
-                score = self._score(settings_of(self.run.stage, drawn), number, cost, found.ledger)
-            except UserError as error:
-                score, why = None, error
+                score: float | None = self._score(settings_of(self.run.stage, drawn), cost, found.ledger)
+            except Diverged as error:
+                score, why = None, f"; the last one said: {error}"  # the error itself would keep the trial's model in memory
             except Interrupted:
+                processes.once(partial(self._journal, found.ledger, cost))
                 raise Interrupted(
                     f"interrupted in trial {number + 1} of {self.search.trials}; those before it are kept, and the same "
                     "command goes on with it"
@@ -188,25 +194,25 @@ class StageSearch:
             told = {"number": number + 1, "of": self.search.trials, "score": score, "best": best.score if best else None}
             self.run.notify({"event": "trial", "stage": self.run.name, "metric": self.search.metric, **told})
         if found.best is None:
-            raise UserError(f"{self.run.where}.search: no trial gave a score; the last one said: {why}")
+            raise UserError(f"{self.run.where}.search: no trial gave a score{why}")
         return found
 
-    def _score(self, values: Mapping[str, float], number: int, cost: Ledger, spent: Ledger) -> float | None:
-        """Train a copy with these settings for the trial's steps and measure it; None for a score that is no number."""
-        run = self._run_of(values)
-        started = journaled = time.perf_counter()
+    def _score(self, values: Mapping[str, float], cost: Ledger, spent: Ledger) -> float:
+        """Train a copy with these settings for the trial's steps and measure it; Diverged for a score that is no number."""
+        try:
+            return self._trained_and_scored(self._run_of(values), cost, spent)
+        finally:
+            self.accelerator.free_memory()  # it holds on to every model that it has prepared
 
-        def notify(event: dict[str, Any]) -> None:
-            nonlocal journaled
-            if run.processes.is_first and time.perf_counter() - journaled >= JOURNAL_SECONDS:
-                spent.merge(_as_search(cost)).journal(self.folder.path(JOURNAL))
-                journaled = time.perf_counter()
-
-        run.notify = notify
+    def _trained_and_scored(self, run: StageRun, cost: Ledger, spent: Ledger) -> float:
+        started = time.perf_counter()
+        run.notify = lambda event: None  # the steps of a trial are not told
         model = dataclasses.replace(self.model, model=copy.deepcopy(self.model.model))
         chosen = copy.deepcopy(self.chosen)  # a sampler remembers what it has seen
         training, _ = run.prepare(chosen, model, cost, self.accelerator, self.precision, None)
+        training.journal = lambda own: self._journal(spent, own)
         loop = TrainingLoop(training)
+        loop.hashed = set()  # nobody verifies a trial
         loop.run()
         preparing = time.perf_counter() - started - cost.total().seconds
         sets = search_sets(self.run)
@@ -217,9 +223,15 @@ class StageSearch:
         scores = run.processes.from_first(steering.scores(loop.unwrapped, run.processes))
         flops = run.processes.total(training.flops.spent - before)
         cost.add("evaluation", flops=flops, seconds=time.perf_counter() - began + max(0.0, preparing))
-        self.accelerator.free_memory()  # it holds on to every model that it has prepared
         score = steering.mean(scores)
-        return score if math.isfinite(score) else None
+        if not math.isfinite(score):
+            told = f"{self.search.steps:,} step{'s' if self.search.steps > 1 else ''}"
+            raise Diverged(f"after {told} {self.search.metric} is {score} on {', '.join(sets)}")
+        return score
+
+    def _journal(self, spent: Ledger, cost: Ledger) -> None:
+        """What all trials took, the present one's ``cost`` included: it is lost where the search is stopped in it."""
+        spent.merge(_as_search(cost)).journal(self.folder.path(JOURNAL))
 
     def _run_of(self, values: Mapping[str, float]) -> StageRun:
         """The stage as a trial of these settings runs it."""

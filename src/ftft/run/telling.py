@@ -3,7 +3,7 @@ data, and what a reader must know."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,14 @@ def tell_more(
     data: LoadedData,
     stages: Mapping[str, FinishedStage],
     evaluations: Mapping[str, Evaluation],
-    seen: Mapping[str, Any],
+    not_averaged: Collection[str],
     folder: Path,
     main: str,
 ) -> dict[str, dict[str, Any]]:
     """For every stage ``means`` and ``versus_baseline`` (:func:`ftft.run.comparing.compare`), where rows have classes
     ``predicted_classes`` and ``majority_class`` by set (:func:`told_of_sets`), ``class_prior`` of what it learned from, and
-    for one that selected by dynamics ``dynamics_used`` and ``diagnosis`` of their data map.
+    for one that selected by dynamics ``dynamics_used`` and ``diagnosis`` of their data map. ``not_averaged``: the sets that are
+    in no OOD mean.
 
     Dynamics that came from a file are copied into the run's ``folder``, so that the report can show them.
     """
@@ -52,7 +53,7 @@ def tell_more(
         {name: one.classes if task.inputs.labelled else one.predictions for name, one in evaluations.items()},
         task,
         baseline=recipe.baseline,
-        seen=seen,
+        seen=not_averaged,
         resamples=int(getattr(evaluator, "resamples", 1000)),
         level=float(getattr(evaluator, "level", 0.95)),
         seed=recipe.seed,
@@ -120,7 +121,7 @@ def _copied(source: str, where: str, folder: Path, file: str) -> tuple[Dynamics,
     return dynamics, file
 
 
-def data_summary(data: LoadedData, seen: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def data_summary(data: LoadedData, seen: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Any]:
     """What ``result.json`` says of the data; ``seen``: evaluation set -> stage -> what its model knows of it."""
     train = data.train
     counts = np.bincount(train.labels, minlength=len(train.label_names))
@@ -130,7 +131,7 @@ def data_summary(data: LoadedData, seen: Mapping[str, Mapping[str, str]]) -> dic
             "split": one.split,
             "n": len(one.examples),
             "fingerprint": one.examples.fingerprint,
-            "seen_by": dict(seen.get(name, {})),
+            "seen_by": {stage: "; ".join(said) for stage, said in seen.get(name, {}).items()},
         }
         for name, one in data.evaluation.items()
     }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,10 +79,11 @@ class WeightsOnValidation:
     model: torch.nn.Module
 
     def score(self, state: Mapping[str, torch.Tensor]) -> float:
-        """How good the weights are: higher is better, whatever the metric."""
+        """How good the weights are: higher is better, whatever the metric, and minus infinity where it is no number."""
         with self._charged():
             self.model.load_state_dict(state)
-            return EarlyStopping(self.steering.settings).goodness(self.steering.mean(self.steering.scores(self.model)))
+            score = self.steering.mean(self.steering.scores(self.model))
+            return -math.inf if math.isnan(score) else EarlyStopping(self.steering.settings).goodness(score)
 
     def batches(self, size: int, *, seed: int) -> Iterator[Batch]:
         """All examples of the sets once, in batches of ``size`` in a seeded order; a set with merged classes is left out."""
@@ -128,8 +130,11 @@ class With(torch.nn.Module):
 
 
 def steering_scores(task: Task, one: EvaluationSet, predictions: np.ndarray) -> dict[str, float]:
-    """The scores a stage can be steered by, of predictions [N, K] (of a classifier: over the model's classes)."""
+    """The scores a stage can be steered by, of predictions [N, K] (of a classifier: over the model's classes). All NaN where
+    a prediction is not finite: the largest of such probabilities would be a class all the same, and often the right one."""
     own = predictions.astype(np.float64)
+    if not np.isfinite(own).all():
+        return dict.fromkeys(task.steering, math.nan)
     if one.merge is not None:
         own = metrics.merge_probabilities(own, one.merge)
     found = task.measure(one.examples.labels, own)

@@ -7,8 +7,8 @@ still has room. So packing never costs more than padding does.
     position_ids   0 .. l - 1 over every sequence of l tokens, 0 on every padding token
 
 and no attention mask: wherever positions do not go up by one, transformers begins a new block, and no token sees another block
-(with a sliding window, or fused attention of varying lengths, too). Models that do not build their mask so mix the sequences;
-:func:`ftft.models.packing.require_separate` tells them.
+(with a sliding window, too). Models that do not build their mask so, and flash attention where a batch has several rows, mix
+the sequences; :func:`ftft.models.packing.require_separate` tells them.
 """
 
 from __future__ import annotations

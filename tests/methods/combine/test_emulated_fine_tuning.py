@@ -207,6 +207,22 @@ def test_what_another_processor_forbids_stays_forbidden(models: dict[str, Any]) 
         assert torch.isneginf(found[0, 5]) and torch.isfinite(found[0]).sum() == scores.shape[1] - 1
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.7, 0.3])
+def test_among_what_is_allowed_the_formula_holds_as_if_there_were_nothing_else(models: dict[str, Any], top_p: float) -> None:
+    """Asked of the target alone, a forbidden token would make all others likelier inside the nucleus, and not outside it."""
+    prompt = torch.tensor([[7, 8, 9], [10, 11, 12]])
+    with torch.no_grad():
+        scores, tuned, base = (models[name](input_ids=prompt).logits[:, -1] for name in ("target", "tuned", "base"))
+    allowed = torch.ones(scores.shape[1], dtype=torch.bool)
+    allowed[scores[0].topk(5).indices] = False
+    found = EmulatedFineTuningProcessor(models["tuned"], models["base"], top_p=top_p)(
+        prompt, scores.masked_fill(~allowed, float("-inf"))
+    )
+    expected = emulated(scores[:, allowed], [tuned[:, allowed]], base[:, allowed], [1.0], top_p)
+    torch.testing.assert_close(found[:, allowed].double(), expected.double(), rtol=0, atol=1e-5)
+    assert torch.isneginf(found[:, ~allowed]).all()
+
+
 # -- the method ------------------------------------------------------------------------------------------------------
 
 

@@ -105,12 +105,7 @@ class AutoFT:
 
     def _pairs(self, models: Models) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The trainable parameters with their values before training."""
-        model, starts = getattr(models.main, "module", models.main), dict(models.others["frozen"].named_parameters())
-        found = [
-            (parameter, starts[name].detach().to(parameter.device))
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and name in starts and starts[name].shape == parameter.shape
-        ]
+        found: list[tuple[torch.Tensor, torch.Tensor]] = [(now, start) for _, now, start in models.with_starts()]
         if not found:
             raise UserError(
                 "objective: autoft has no parameter to regularise, because adapt leaves none trainable under its own name; "

@@ -67,7 +67,7 @@ class _Loss:
         self.settings, self.models, self.task = settings, models, task
         self.frozen = models.others["frozen"]
         labels = int(self.frozen.config.num_labels)  # type: ignore[union-attr, arg-type]
-        self.head = label_layer(getattr(models.main, "module", models.main), labels)[1]  # DDP wraps the main model
+        self.head = label_layer(models.unwrapped, labels)[1]
         self.frozen_head = label_layer(self.frozen, labels)[1]
         self.queue = FeatureQueue(settings.queue_size)
         self.iteration = 0

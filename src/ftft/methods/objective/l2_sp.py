@@ -77,21 +77,16 @@ class L2SP:
         """The trainable backbone parameters with their starting values, and the trainable head parameters."""
         from ftft.modelmap import head_parameters
 
-        model, frozen = getattr(models.main, "module", models.main), models.others["frozen"]  # DDP wraps the main model
-        new = {name for name, _ in head_parameters(frozen)}
-        starts = dict(frozen.named_parameters())
+        new = {name for name, _ in head_parameters(models.others["frozen"])}
         backbone: list[tuple[torch.Tensor, torch.Tensor]] = []
         head: list[torch.Tensor] = []
-        for name, parameter in model.named_parameters():
-            start = starts.get(name)
-            if not parameter.requires_grad or start is None or start.shape != parameter.shape:
-                continue
+        for name, parameter, start in models.with_starts():
             if parameter.ndim < 2 and not self.vectors:
                 continue
             if name in new:
                 head.append(parameter)
             else:
-                backbone.append((parameter, start.detach().to(parameter.device)))
+                backbone.append((parameter, start))
         if not backbone:
             raise UserError(
                 "objective: l2_sp has nothing to pull to its start, because adapt leaves no parameter of the pretrained part "

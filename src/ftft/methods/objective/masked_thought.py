@@ -15,7 +15,8 @@ told part and the tokens that the model's own generation ends with stay. ``rando
 rest of the replaced, as the code's settings for other data do with a new mask token; a new token would need new rows of the
 embeddings, so it is the model's padding token, or any other that ``mask_token`` names.
 
-The noise of an example follows from the training's random numbers, the step and the example alone, whatever batch it stands in.
+The noise of an example follows from the training's random numbers, the step and the example alone, whatever batch it stands in
+and whatever process computes it.
 ``outputs`` are those of the replaced inputs, so they are not to be recorded as training dynamics.
 """
 
@@ -75,7 +76,7 @@ class MaskedThought:
         Raises UserError where a fixed token is asked for and neither the model nor ``mask_token`` names one it has."""
         import torch
 
-        model: Any = getattr(models.main, "module", models.main)  # DDP wraps the main model
+        model: Any = models.unwrapped
         vocabulary = int(model.get_input_embeddings().num_embeddings)
         mask = self.mask_token if self.mask_token is not None else getattr(model.config, "pad_token_id", None)
         if self.random_share < 1 and (mask is None or not 0 <= mask < vocabulary):

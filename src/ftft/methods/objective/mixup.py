@@ -60,7 +60,7 @@ class Mixup:
         """
         from ftft.methods.contract import Loss
 
-        embeddings = _embeddings(getattr(models.main, "module", models.main))  # DDP wraps the main model
+        embeddings = _embeddings(models.unwrapped)
 
         def loss_of(batch: Batch) -> Loss:
             mu, partner = self._draw(len(batch))

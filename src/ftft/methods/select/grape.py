@@ -19,13 +19,13 @@ likely answer, and a random one (which no model is asked for).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from ftft.data.messages import text_of
 from ftft.data.prompting import require_prompts, turns_asked
 from ftft.dynamics.choosing import rank
 from ftft.dynamics.idhash import uniform_of_ids
@@ -90,9 +90,7 @@ def prompts_of(examples: Examples) -> np.ndarray:
     if "prompt" in inputs:
         texts = inputs["prompt"]
     else:
-        texts = pa.array(
-            [json.dumps(turns_asked(chat), ensure_ascii=False) for chat in inputs["messages"].to_pylist()], pa.large_string()
-        )
+        texts = pa.array([text_of(turns_asked(chat)) for chat in inputs["messages"].to_pylist()], pa.large_string())
     return np.asarray(texts.dictionary_encode().indices.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
