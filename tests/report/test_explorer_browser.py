@@ -94,8 +94,17 @@ def part(page: Any, name: str) -> Any:
 
 
 def download(page: Any, name: str, folder: Path) -> Path:
-    with page.expect_download() as caught:
-        part(page, name).click()
+    from playwright.sync_api import TimeoutError as NoDownload
+
+    # Chromium drops a download that begins long after its click, as on a starved machine: then it is asked for again.
+    for last in (False, False, True):
+        try:
+            with page.expect_download(timeout=10_000) as caught:
+                part(page, name).click()
+            break
+        except NoDownload:
+            if last:
+                raise
     target = folder / caught.value.suggested_filename
     caught.value.save_as(target)
     return target

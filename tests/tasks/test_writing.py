@@ -30,6 +30,10 @@ def uncounted(*_):
     yield
 
 
+def unkept(_, write):
+    return write()
+
+
 def alone(model, tokenizer, prompt, limit, ends):
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
     config = GenerationConfig(do_sample=False, max_new_tokens=limit, eos_token_id=sorted(ends), pad_token_id=0)
@@ -46,7 +50,7 @@ def test_a_text_that_ends_in_time_and_fits_is_the_models_own_and_any_other_is_no
     first = model.generate(torch.tensor([tokens[0]]), generation_config=config)
     ends = {3, int(first[0, -1])}
     model.generation_config.eos_token_id = sorted(ends)
-    found = task.write(model, answered(PROMPTS), tokenizer, most=most, count=uncounted)
+    found = task.write(model, answered(PROMPTS), tokenizer, most=most, count=uncounted, batch=unkept)
     ended = 0
     for prompt, own, one in zip(PROMPTS, tokens, found):
         if not own:
@@ -70,7 +74,7 @@ def test_a_prompt_without_room_is_not_asked(model, tokenizer, answered):
         asked.append((kind, prompts, length))
         yield
 
-    found = task.write(model, answered(["a b c d e f", "a b c d e f g h", "a b"]), tokenizer, most=4, count=count)
+    found = task.write(model, answered(["a b c d e f", "a b c d e f g h", "a b"]), tokenizer, most=4, count=count, batch=unkept)
     assert [one.tokens > 0 for one in found] == [False, False, True]
     assert all(size == 1 and length <= 6 for _, size, length in asked) and asked[0] == ("prefill", 1, 2)
 
@@ -92,7 +96,7 @@ def test_a_chat_is_asked_as_its_template_asks(tiny_model, tokenizer):
             lengths.append(length)
             yield
 
-        task.write(model, some, tokenizer, most=1, count=count)
+        task.write(model, some, tokenizer, most=1, count=count, batch=unkept)
         expected = tokenizer("user a assistant b user c assistant", add_special_tokens=False)["input_ids"]
         assert lengths[0] == len(expected)
     finally:
