@@ -22,6 +22,7 @@ test: $(STAMP)-test
 
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
+	$(LOWEST)/bin/ftft run --help | grep -q "Usage: ftft run"
 
 check: lint types imports
 
