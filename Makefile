@@ -8,9 +8,17 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What is tested with the lowest versions (constraints-lowest.txt), in an environment of its own; torch stays as it is.
+# What is tested with the lowest versions (constraints-lowest.txt), in an environment of its own; torch stays as it is. Every
+# dependency and extra has files here that use it; kills, several processes and browsers say nothing about versions, Ray's apart.
 LOWEST := .venv-lowest
-LOWEST_TESTS ?= tests/data tests/dynamics tests/engine tests/methods/select tests/models/test_loading.py tests/models/test_saving.py
+LOWEST_EXTRAS := demo,digits,image,paper,figures,peft,ray,search,trl
+LOWEST_TESTS ?= tests/cli tests/data tests/dynamics tests/engine tests/tasks \
+	tests/methods/select tests/methods/adapt tests/methods/objective/test_dft_and_asft.py \
+	tests/models/test_loading.py tests/models/test_saving.py tests/models/test_paper_architectures.py \
+	tests/bridges/test_recorder_sft.py tests/bridges/test_checkpoints.py tests/run/test_trainers.py \
+	tests/run/test_searching.py tests/run/test_search_trials.py tests/run/test_images.py \
+	tests/report/test_static_map.py tests/comparison/test_statistics.py
+LOWEST_MARKS := not slow and not kill and not processes and not browser
 
 .PHONY: demo test test-lowest lint types imports check clean
 
@@ -21,7 +29,9 @@ test: $(STAMP)-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-lowest: $(LOWEST)/.installed
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+		-m "$(LOWEST_MARKS)" $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest tests/comparison/test_compare_command.py -k local_ray
 	$(LOWEST)/bin/ftft run --help | grep -q "Usage: ftft run"
 
 check: lint types imports
@@ -50,7 +60,8 @@ $(STAMP)-test: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --only-binary=:all: -c constraints-lowest.txt "$(TORCH)" pytest hypothesis peft -e .
+	$(LOWEST)/bin/python -m pip install --quiet --only-binary=:all: -c constraints-lowest.txt "$(TORCH)" \
+		pytest pytest-xdist hypothesis jsonschema statsmodels -e ".[$(LOWEST_EXTRAS)]"
 	touch $@
 
 clean:

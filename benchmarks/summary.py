@@ -164,7 +164,13 @@ def _step_profile(result: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _faster_models(result: Mapping[str, Any]) -> Iterator[Line]:
-    for name, what in (("compiled", "torch.compile"), ("eager_attention", "attention that is not fused")):
+    padding = f"{result['without_padding']['padding']:.0%}"
+    for name, what in (
+        ("compiled", "torch.compile"),
+        ("eager_attention", "attention that is not fused"),
+        ("padded_to_longest", "batches no wider than their longest example"),
+        ("without_padding", f"none of the {padding} padding, the most that unpadded attention can give"),
+    ):
         one = result[name]
         ready, plain = one["warm_up_seconds"]
         yield (

@@ -97,7 +97,7 @@ def answered() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def tiny_config(tiny_tokenizer: Any) -> Callable[..., Any]:
     """``tiny_config("bert", num_hidden_layers=3)``: a tiny transformers config of that architecture (bert, roberta,
-    electra, deberta_v2, distilbert, modernbert, qwen3, llama, gpt2)."""
+    electra, deberta_v2, distilbert, modernbert, qwen3, llama, gpt2, vit, clip with these settings in both towers)."""
     import transformers
 
     vocabulary, special = len(tiny_tokenizer), {"pad_token_id": tiny_tokenizer.pad_token_id}
@@ -126,6 +126,10 @@ def tiny_config(tiny_tokenizer: Any) -> Callable[..., Any]:
         "vocab_size": vocabulary, "n_embd": SIZE, "n_layer": 3, "n_head": 2, "n_positions": 128, "initializer_range": 0.2,
         "bos_token_id": 2, "eos_token_id": 3, **special,
     }  # fmt: skip
+    patches = {
+        "hidden_size": SIZE, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 2 * SIZE, "image_size": 8,
+        "patch_size": 4,
+    }  # fmt: skip
     made: dict[str, tuple[str, dict[str, Any]]] = {
         "bert": ("BertConfig", usual),
         "roberta": ("RobertaConfig", {**usual, "max_position_embeddings": 129}),
@@ -136,9 +140,18 @@ def tiny_config(tiny_tokenizer: Any) -> Callable[..., Any]:
         "qwen3": ("Qwen3Config", {**usual, **grouped}),
         "llama": ("LlamaConfig", {**usual, **grouped}),
         "gpt2": ("GPT2Config", gpt2),
+        "vit": ("ViTConfig", {**patches, "initializer_range": 0.2}),
     }
 
+    def towers(**changes: Any) -> Any:
+        text = {key: value for key, value in usual.items() if key != "initializer_range"}
+        texts = {**text, "max_position_embeddings": 32, "bos_token_id": 2, "eos_token_id": 3, "projection_dim": 8, **changes}
+        images = {**patches, "projection_dim": 8, **changes}
+        return transformers.CLIPConfig(text_config=texts, vision_config=images, projection_dim=8, initializer_factor=3.0)
+
     def config(architecture: str, **changes: Any) -> Any:
+        if architecture == "clip":
+            return towers(**changes)
         class_name, settings = made[architecture]
         return getattr(transformers, class_name)(**{**settings, **changes})
 
@@ -147,15 +160,19 @@ def tiny_config(tiny_tokenizer: Any) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_config: Callable[..., Any]) -> Callable[..., Any]:
-    """``tiny_model("electra", labels=2, **config)``: a random classifier in evaluation mode, the same every time."""
+    """``tiny_model("electra", labels=2, **config)``: a random classifier in evaluation mode, the same every time; of "clip" the
+    two towers."""
     import torch
-    from transformers import AutoModelForSequenceClassification
+    import transformers
+
+    kinds = {"vit": "AutoModelForImageClassification", "clip": "AutoModel"}
 
     def model(architecture: str, labels: int = 2, **changes: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
             config = tiny_config(architecture, num_labels=labels, **changes)
-            return AutoModelForSequenceClassification.from_config(config).eval()
+            made = getattr(transformers, kinds.get(architecture, "AutoModelForSequenceClassification"))
+            return made.from_config(config).eval()
 
     return model
 
@@ -235,57 +252,48 @@ def answering_llama_folder(tiny_llama_folder: Path, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
-def tiny_vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def tiny_image_processor() -> Any:
+    """Of 8 x 8 images; skips where Pillow is not installed."""
+    pytest.importorskip("PIL")
+    from transformers import ViTImageProcessorPil
+
+    return ViTImageProcessorPil(size={"height": 8, "width": 8})
+
+
+@pytest.fixture(scope="session")
+def tiny_vit_folder(
+    tiny_model: Callable[..., Any], tiny_image_processor: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """``tiny_vit_folder(labels=2, **config)``: a new folder with a random ViT of 3 layers for 8 x 8 images, its weights and
     its image processor; skips where Pillow is not installed."""
 
     def folder(labels: int = 2, **changes: Any) -> Path:
-        pytest.importorskip("PIL")
-        import torch
-        from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        settings = {
-            "hidden_size": SIZE, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 2 * SIZE,
-            "image_size": 8, "patch_size": 4, "initializer_range": 0.2, "num_labels": labels,
-        }  # fmt: skip
         path = tmp_path_factory.mktemp("vit") / "model"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(7)
-            ViTForImageClassification(ViTConfig(**{**settings, **changes})).save_pretrained(path)
-        ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(path)
+        tiny_model("vit", labels, **changes).save_pretrained(path)
+        tiny_image_processor.save_pretrained(path)
         return path
 
     return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_clip_folder(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def tiny_clip_folder(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any, tiny_image_processor: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """``tiny_clip_folder()``: a new folder with a random CLIP, 3 layers a tower, for 8 x 8 images and texts of up to 32 tokens;
     skips where Pillow is not installed."""
 
     def folder() -> Path:
-        pytest.importorskip("PIL")
-        import torch
-        from transformers import CLIPConfig, CLIPModel, ViTImageProcessorPil
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        usual = {
-            "hidden_size": SIZE, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 2 * SIZE,
-            "projection_dim": 8,
-        }  # fmt: skip
-        special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-        texts = {**usual, **special, "vocab_size": len(tiny_tokenizer), "max_position_embeddings": 32}
-        images = {**usual, "image_size": 8, "patch_size": 4}
         path = tmp_path_factory.mktemp("clip") / "model"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(7)
-            config = CLIPConfig(text_config=texts, vision_config=images, projection_dim=8, initializer_factor=3.0)
-            CLIPModel(config).save_pretrained(path)
+        tiny_model("clip").save_pretrained(path)
         tiny_tokenizer.save_pretrained(path)
-        ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(path)
+        tiny_image_processor.save_pretrained(path)
         return path
 
     return folder

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = "torch"
+ONLY_TESTS = ("statsmodels",)  # what results are compared with; the tools need no lowest version
 
 
 def pinned(name: str) -> dict[str, str]:
@@ -18,11 +19,22 @@ def pinned(name: str) -> dict[str, str]:
 
 
 def lower_bounds() -> dict[str, str]:
-    """Package -> the version after >= in what the package itself depends on."""
+    """Package -> the version after >= or == in what the package itself, or one of its extras, depends on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    found = [re.fullmatch(r"([\w-]+)>=([\d.]+)", dependency) for dependency in project["dependencies"]]
-    assert all(found), project["dependencies"]
+    extras = project["optional-dependencies"]
+    users = [line for name, lines in extras.items() if name != "test" for line in lines]
+    tested = [line for line in extras["test"] if line not in users and re.split("[>=]", line)[0] in ONLY_TESTS]
+    wanted = [*project["dependencies"], *users, *tested]
+    found = [re.fullmatch(r"([\w-]+)[>=]=([\d.]+)", dependency) for dependency in wanted]
+    assert all(found), wanted
     return {one[1].lower(): one[2] for one in found if one is not None}
+
+
+def extras_tested() -> set[str]:
+    """The extras that the environment of the lowest versions installs."""
+    named = re.search(r"^LOWEST_EXTRAS := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert named is not None
+    return set(named[1].split(","))
 
 
 def numbers(version: str) -> list[int]:
@@ -36,6 +48,11 @@ def test_the_lowest_versions_that_are_tested_are_those_that_are_allowed() -> Non
     lowest = pinned("constraints-lowest.txt")
     assert lowest.keys() == bounds.keys()
     assert {name: numbers(version) for name, version in lowest.items()} == {name: numbers(one) for name, one in bounds.items()}
+
+
+def test_every_extra_is_tested_with_its_lowest_versions() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert extras_tested() == project["optional-dependencies"].keys() - {"test"}
 
 
 def test_the_newest_versions_are_not_below_the_lowest() -> None:

@@ -57,7 +57,7 @@ def ratios_in(value):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script, ratios", [("throughput", 6), ("flop_rate", 8), ("recorder_overhead", 4), ("faster_models", 4)]
+    "script, ratios", [("throughput", 6), ("flop_rate", 8), ("recorder_overhead", 4), ("faster_models", 8)]
 )
 def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
     out = tmp_path / "result.json"
@@ -76,6 +76,7 @@ def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
     assert platform.node() not in done.stdout and str(Path.home()) not in done.stdout and str(FOLDER) not in done.stdout
     if script == "faster_models":
         assert 0 < result["compiled"]["loss_gap"] < 0.2 and result["eager_attention"]["loss_gap"] < 1e-3
+        assert result["padded_to_longest"]["loss_gap"] < 0.2 and 0 < result["without_padding"]["padding"] < 1
         assert result["compiled"]["warm_up_seconds"][0] > result["compiled"]["warm_up_seconds"][1]
     if script == "recorder_overhead":
         assert result["loop"]["losses_identical"] and result["trainer"]["losses_identical"]

@@ -62,7 +62,10 @@ SEEN = """
 import os, sys
 from ftft.cli.main import main
 def say():
-    sys.stderr.write("HEAVY " + " ".join(name for name in {names!r} if name in sys.modules) + "\\n")
+    answers = sys.modules.get("transformers.generation.candidate_generator")
+    theirs = ["sklearn"] if hasattr(answers, "roc_curve") else []  # older releases import it by themselves
+    seen = [name for name in {names!r} if name in sys.modules and name not in theirs]
+    sys.stderr.write("HEAVY " + " ".join(seen) + "\\n")
     sys.stderr.flush()
 """
 CHECK = SEEN + "try:\n    main(['check', {recipe!r}])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\nsay()\n"

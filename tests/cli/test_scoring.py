@@ -82,6 +82,16 @@ def test_rows_without_a_unique_column_are_told_to_have_ids_of_their_content(
     assert "ids: made from the content, as no column holds a unique one (name yours with --id)" in capsys.readouterr().out
 
 
+def test_what_is_noticed_in_the_rows_is_told(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(
+        f"r{row}\t{text}\t{label}\n" for row, (text, label) in enumerate([('"He said ""no"""', "no"), ("good", "yes")])
+    )
+    (tmp_path / "train.tsv").write_text("id\ttext\tlabel\n" + rows)
+    arguments = ["--checkpoints", home / "checkpoint-1", "--data", tmp_path / "train.tsv", "--score", "confidence"]
+    assert call("score", *arguments, "--out", tmp_path / "s.parquet") == 0
+    assert "train.tsv: one text looks as if written with quoting" in capsys.readouterr().err
+
+
 def test_texts_are_cut_at_the_length_given_and_the_number_cut_is_said(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

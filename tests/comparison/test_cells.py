@@ -105,14 +105,11 @@ def test_a_failure_is_kept_until_the_cell_is_there(tmp_path: Path) -> None:
     assert folder.failures() == {}
 
 
-def test_a_cells_cost_per_step_holds_the_evaluations_on_the_way(tmp_path: Path) -> None:
-    document = {
-        "main": "main",
-        "cost": {"flops": 900, "stages": {"main": {"flops": 600}, "reference": {"flops": 300}}},
-        "training": {"steps": 20},
-    }
+def test_a_cells_cost_per_step_holds_the_evaluations_on_the_way_and_nothing_that_is_spent_once(tmp_path: Path) -> None:
+    phases = {"reference": 300, "creation": 50, "search": 30, "scoring": 20, "training": 540, "evaluation": 60}
+    document = {"main": "main", "cost": {"flops": 1000, "phases": phases}, "training": {"steps": 20}}
     cell = Cell(document, tmp_path / "x.json", "k")
-    assert cell.flops == 900 and cell.flops_per_step == 30
+    assert cell.flops == 1000 and cell.flops_per_step == 30 and cell.flops_of(["reference", "scoring"]) == 320
 
 
 def test_sets_are_kept_once(finished_sets: list[Path]) -> None:

@@ -14,13 +14,17 @@ from ftft.comparison.reading import read_suite
 from ftft.comparison.suite import Suite
 
 
-def cell_of(work: Work, *, score: float = 0.5, flops: int = 1000, steps: int = 10) -> Cell:
-    """What a finished cell of this work would say."""
+def cell_of(work: Work, *, score: float = 0.5, flops: int = 1000, steps: int = 10, before: int = 0) -> Cell:
+    """What a finished cell of this work would say; ``before``: of ``flops``, what was spent before the first step."""
     figures = {"metrics": {"macro_f1": {"value": score}}}
     document = {
         "created": "now",
         "main": "main",
-        "cost": {"flops": flops, "stages": {"main": {"key": work.key, "flops": flops}}},
+        "cost": {
+            "flops": flops,
+            "phases": {"scoring": before, "training": flops - before},
+            "stages": {"main": {"key": work.key, "flops": flops}},
+        },
         "training": {"steps": steps},
         "class_prior": {"selected": {"negative": 0.25, "positive": 0.75}, "training": {"negative": 0.5, "positive": 0.5}},
         "sets": {"validation": {"role": "id", "split": "validation", "figures": figures}},
@@ -136,6 +140,29 @@ def test_a_row_waits_for_those_it_is_made_from_and_pays_their_bill(tiny_suite: C
     assert set(made) == {"random_refunded", "random_prior"}
     assert made["random_refunded"].train.steps == 15 and made["random_refunded"].train.epochs is None
     assert made["random_prior"].select["prior"] == {"negative": 0.25, "positive": 0.75}
+
+
+def test_what_a_row_spends_before_its_first_step_buys_no_steps(tiny_suite: Callable[..., Path]) -> None:
+    suite = read_suite(tiny_suite(["erm", "ftft", "random", "random_refunded"], seeds=[0]))
+
+    def finish(work: Work, budget: int) -> Cell:
+        return cell_of(work, flops=budget) if work.row == "ftft" else cell_of(work, flops=1000, steps=10, before=400)
+
+    _, second, *_ = plans(suite, lambda work: finish(work, 1600))
+    assert [work.recipe.stages["main"].train.steps for work in second.ready] == [20]  # (1600 - 400) / 60
+    *_, last = plans(suite, lambda work: finish(work, 400))
+    why = "cost_of: row ftft cost no more than what is spent as in row random before the first step"
+    assert last.rows["feelings", "random_refunded"].failed == {0: f"task feelings, row random_refunded: {why}"}
+    assert not last.rows["feelings", "ftft"].failed
+
+
+def test_what_the_row_it_is_like_spends_and_it_does_not_is_not_taken_off(tiny_suite: Callable[..., Path]) -> None:
+    other = {"stages.main.use_dynamics_of": None, "stages.main.select": {"name": "random", "fraction": 0.5}}
+    suite = read_suite(
+        tiny_suite({"erm": {}, "ftft": {}, "random": {"like": "ftft", "cost_of": "ftft", "change": other}}, seeds=[0])
+    )
+    _, second, *_ = plans(suite, lambda work: cell_of(work, flops=1000, steps=10, before=400))
+    assert [work.recipe.stages["main"].train.steps for work in second.ready] == [17]  # 1000 / 60: it selects by nothing
 
 
 def test_a_row_whose_other_failed_says_so(tiny_suite: Callable[..., Path]) -> None:

@@ -1,5 +1,5 @@
-"""A small real training with any methods, through our loop: a tiny BERT that learns which word of feeling a sentence holds, or
-for methods of language models alone a tiny Llama that learns to answer with it."""
+"""A small real training with any methods, through our loop: a tiny BERT that learns which word of feeling a sentence holds, a
+tiny Llama that learns to answer with it, a tiny ViT that learns the colour of a square, or a tiny CLIP that learns its text."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from accelerate import Accelerator
+from contract_tasks import EXAMPLES, TRIED
 from transformers import LlamaForCausalLM
 
 from ftft.data.examples import Examples
@@ -27,48 +27,17 @@ from ftft.engine.settings import TrainSettings
 from ftft.engine.sharding import Shards
 from ftft.methods import registry
 from ftft.methods.contract import Sampler
+from ftft.models.kinds import KINDS
+from ftft.models.processors import ImagesAndTexts
 from ftft.run.selections import rows_and_weights, selection_and_sampler
-from ftft.tasks.causal_language_modelling import CausalLanguageModelling
 from ftft.tasks.contract import Prepared
-from ftft.tasks.text_classification import TextClassification
 
-EXAMPLES, BATCH = 48, 8
+BATCH = 8
 PLAIN = {"adapt": "full", "objective": "cross_entropy", "optimize": "sgd"}
-WORDS = {1: ("good", "great", "happy"), 0: ("bad", "terrible", "boring")}
-FILLERS = ("the", "film", "movie", "plot", "acting", "food", "place", "dog")
 
 
 class Stopped(Exception):
     """The process was killed here."""
-
-
-def answers() -> Examples:
-    """The same sentences as prompts, each with two answers."""
-    texts = sentences().inputs["text"].to_pylist()[: EXAMPLES // 2]
-    inputs = {
-        "prompt": pa.array([text for text in texts for _ in range(2)]),
-        "completion": pa.array([f"{word} {text.split()[0]}" for text in texts for word in ("happy film", "boring the place")]),
-    }
-    ids = pa.array([f"a{row}" for row in range(EXAMPLES)])
-    return Examples(ids, inputs, np.zeros(EXAMPLES, dtype=np.int64), (), "generated answers")
-
-
-# The tasks that methods are tried on: a task, and its examples. The first that a method serves is taken.
-TRIED: dict[str, tuple[Any, Callable[[], Examples]]] = {
-    "text_classification": (TextClassification(max_length=32), lambda: sentences()),
-    "causal_language_modelling": (CausalLanguageModelling(max_length=32, add_end=False), answers),
-}
-
-
-def sentences() -> Examples:
-    """Six words a sentence; one of them gives the label."""
-    source = np.random.default_rng(5)
-    texts, labels = [], np.arange(EXAMPLES) % 2
-    for label in labels:
-        words = [*source.choice(FILLERS, 5), source.choice(WORDS[int(label)])]
-        texts.append(" ".join(source.permutation(words)))
-    ids = pa.array([f"s{row}" for row in range(EXAMPLES)])
-    return Examples(ids, {"text": pa.array(texts)}, labels, ("negative", "positive"), "generated")
 
 
 @dataclass
@@ -84,27 +53,35 @@ class Trial:
     kind: str = "text_classification"
     processes: Processes = ALONE
     sharded: bool = False  # over the processes
+    image_processor: Any = None  # for the tasks of images
 
     @property
     def task(self) -> Any:
-        return TRIED[self.kind][0]
+        return TRIED[self.kind].task
 
     @property
     def examples(self) -> Examples:
-        return TRIED[self.kind][1]()
+        return TRIED[self.kind].examples()
+
+    @property
+    def processor(self) -> Any:
+        """What the task reads with."""
+        given = {"tokenizer": self.tokenizer, "image_processor": self.image_processor}
+        read = {name: given[name] for name in KINDS[self.task.model].reads}
+        return ImagesAndTexts(**read) if len(read) > 1 else next(iter(read.values()))
 
     def model(self) -> torch.nn.Module:
         """The same pretrained model every time."""
+        tried = TRIED[self.kind]
+        made = self.make_model(tried.architecture, **dict.fromkeys(tried.dropouts, self.dropout))
         if self.kind == "causal_language_modelling":
-            config = self.make_model("llama", attention_dropout=self.dropout).config
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(7)
-                return LlamaForCausalLM(config).to(self.dtype).eval()
-        dropout = {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}
-        return self.make_model("bert", **dropout).to(self.dtype)
+                made = LlamaForCausalLM(made.config).eval()
+        return made.to(self.dtype)
 
     def data(self) -> Prepared:
-        return self.task.prepare(self.examples, self.tokenizer)
+        return self.task.prepare(self.examples, self.processor)
 
     def method(self, question: str) -> Any:
         section = self.parts[question] if question in self.parts else PLAIN[question]
@@ -191,9 +168,16 @@ class Trial:
         return logits
 
     def confidence(self, model: torch.nn.Module) -> float:
-        """The mean probability of the right class, or of the right tokens, over all examples, in evaluation mode."""
-        batch = self.task.collate(self.data(), np.arange(EXAMPLES))
-        return float((-self.task.per_example_loss(self.logits(model), batch)).exp().mean())
+        """The mean probability of the right class, tokens, or partner in the batch over all examples, in evaluation mode."""
+        data, task = self.data(), self.task
+        was_training, found = model.training, []
+        model.eval()
+        with torch.no_grad():
+            for rows in np.arange(EXAMPLES).reshape(-1, BATCH):
+                batch = task.collate(data, rows)
+                found.append(float((-task.per_example_loss(task.forward(model, batch), batch)).exp().mean()))
+        model.train(was_training)
+        return sum(found) / len(found)
 
 
 @dataclass

@@ -125,10 +125,11 @@ def test_the_merged_model_loads_where_this_package_is_not(
             {"optimize": "lisa", "adapt": "probe_then_full"},
             "lisa and probe_then_full both say at every step which layers learn",
         ),
+        ({"objective": "autoft", "adapt": "lora"}, "and lora trains others in their place; adapt with one of bias_only, full"),
         ({"objective": "mixup", "dynamics": {"mode": "online"}}, "record with stages.main.dynamics: {mode: epoch_end}"),
         ({"combine": "greedy_soup"}, "greedy_soup combines several models; name their stages"),
     ],
-    ids=["pairs", "schedules", "recording", "members"],
+    ids=["pairs", "schedules", "own parameters", "recording", "members"],
 )
 def test_what_cannot_go_together_is_refused_before_training(
     stage: dict[str, Any], expected: str, tmp_path: Path, tiny_bert_folder: Path, tiny_recipe: Callable[..., Recipe]

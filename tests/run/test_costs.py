@@ -112,6 +112,10 @@ def stage(**changes: Any) -> Any:
     return SimpleNamespace(**{**given, **found, **changes})
 
 
+def never() -> tuple[np.ndarray, np.ndarray]:
+    raise AssertionError("nothing is estimated here")
+
+
 def ledger(flops: int) -> Ledger:
     made = Ledger()
     made.add("training", flops=flops, steps=1)
@@ -156,9 +160,6 @@ def test_dynamics_of_a_file_are_told_for_the_stages_that_use_them_at_second_hand
 
 
 def test_the_unit_is_not_known_before_its_stage_is_finished() -> None:
-    def never() -> np.ndarray:
-        raise AssertionError("nothing is estimated here")
-
     recipe = SimpleNamespace(baseline="erm", stages={"erm": stage(), "main": stage()}, seed=0)
     assert erm_cost(recipe, "main", {"main": ledger(5)}, {}, never).flops is None
     found = erm_cost(recipe, "main", {"main": ledger(5), "erm": ledger(9)}, {}, never)
@@ -178,10 +179,16 @@ def test_a_stage_that_paid_for_a_search_is_not_the_unit() -> None:
     assert (found.flops, found.source.partition(" ")[0]) == (6, "estimated")
 
 
-def test_the_unit_of_a_trainers_stage_is_the_plain_fine_tuning_it_goes_on_from() -> None:
-    def never() -> np.ndarray:
-        raise AssertionError("nothing is estimated here")
+def test_the_search_of_a_named_baseline_is_no_part_of_the_unit() -> None:
+    searched = stage(search=SimpleNamespace(trials=5))
+    recipe = SimpleNamespace(baseline="erm", stages={"erm": searched, "main": stage()}, seed=0)
+    spent = ledger(9)
+    spent.add("search", flops=40)
+    found = erm_cost(recipe, "main", {"erm": spent, "main": ledger(5)}, {}, never)
+    assert (found.flops, found.source) == (9, "measured: stage erm, its search aside")
 
+
+def test_the_unit_of_a_trainers_stage_is_the_plain_fine_tuning_it_goes_on_from() -> None:
     after = {"trainer": {"name": "dpo"}}
     stages = {
         "sft": stage(),

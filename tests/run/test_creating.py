@@ -286,6 +286,10 @@ WRITES = {  # the moments of writing that a kill is to come at
 }
 
 
+def kills_processes(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.kill(pytest.mark.slow(pytest.mark.processes(test)))
+
+
 def events_of(folder: Path) -> list[dict[str, Any]]:
     path = folder / "runs/job/events.jsonl"
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line.endswith(b"}")] if path.exists() else []
@@ -328,9 +332,7 @@ def straight(command_server: Any, jobs: Callable[[], Path]) -> tuple[dict[str, A
     return found, seconds, moments
 
 
-@pytest.mark.kill
-@pytest.mark.slow
-@pytest.mark.processes
+@kills_processes
 def test_killed_at_random_moments_of_writing_it_ends_as_if_undisturbed(
     command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
 ) -> None:
@@ -350,9 +352,7 @@ def test_killed_at_random_moments_of_writing_it_ends_as_if_undisturbed(
     assert len(begun) == 5 and begun == sorted(set(begun)) and begun[0] == 0 and begun[1] % 64 == 0, begun
 
 
-@pytest.mark.kill
-@pytest.mark.slow
-@pytest.mark.processes
+@kills_processes
 def test_killed_at_every_kind_of_write_it_ends_as_if_undisturbed(
     command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
 ) -> None:
@@ -369,9 +369,7 @@ def test_killed_at_every_kind_of_write_it_ends_as_if_undisturbed(
     assert len(told_of(folder, "creating")) < len(told_of(folder, "start")), "what is finished is not made again"
 
 
-@pytest.mark.kill
-@pytest.mark.slow
-@pytest.mark.processes
+@kills_processes
 def test_ctrl_c_keeps_what_was_written_and_says_so(
     command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
 ) -> None:
@@ -391,9 +389,7 @@ def test_ctrl_c_keeps_what_was_written_and_says_so(
     assert_same(folder, straight[0])
 
 
-@pytest.mark.kill
-@pytest.mark.slow
-@pytest.mark.processes
+@kills_processes
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(
     command_server: Any, jobs: Callable[[], Path], straight: tuple[dict[str, Any], float, list[str]]
 ) -> None:

@@ -120,7 +120,8 @@ def test_ftft_on_a_vit_from_files_to_a_model_that_transformers_loads(data_folder
     assert 0 < costs[1] < 0.6 * costs[0]
     dynamics = read_dynamics(run / "stages/reference/dynamics.parquet")
     assert dynamics.seen.all() and dynamics.logits is not None and dynamics.logits.shape == (3, 48, 2)
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     model = AutoModelForImageClassification.from_pretrained(run / "model").eval()
     values = AutoImageProcessor.from_pretrained(run / "model")(list(pictures("test", 16)[0]), return_tensors="pt")

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from ftft.dynamics.parquet import read_dynamics
 from ftft.errors import UserError
 from ftft.run.checking import check_models_and_data
-from ftft.run.reading import recipe_from_dict
+from ftft.run.reading import recipe_from_dict, recipe_to_dict
 from ftft.run.recipe import LATER_IN_STAGE, Recipe, without_later
 from ftft.run.runner import read_result, run_recipe
 
 WORDS = ["good", "great", "happy", "bad", "terrible", "boring", "the", "film", "movie", "plot", "dog", "cat", "people"]
+DEADLINE = 400.0  # seconds
 TRAIN = {"epochs": 2, "batch_size": 8, "precision": "fp64", "shuffle": "plain"}
 
 
@@ -83,6 +85,27 @@ def test_a_packed_stage_is_the_padded_one_at_less_cost(tmp_path: Path, llama: Pa
     books = [stage["ledger"]["effective"]["training"] for stage in (padded, packed)]
     assert books[1]["flops"] < 0.8 * books[0]["flops"]
     assert all(books[0][name] == books[1][name] for name in ("examples", "tokens", "steps"))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_two_processes_pack_their_parts_of_a_batch(tmp_path: Path, llama: Path, launch_processes: Any, sharding: str) -> None:
+    stage = {"model": {"path": str(llama), "dropout": 0.0}, "dynamics": {"mode": "online"}}
+    (tmp_path / "one").mkdir()
+    one = run_recipe(recipe_of(tmp_path / "one", llama, {"main": {**stage, "train": {**TRAIN, "pack": True}}}))
+    stages = {"main": {**stage, "train": {**TRAIN, "pack": True, "sharding": sharding}}}
+    recipe = recipe_to_dict(recipe_of(tmp_path, llama, stages))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    process = launch_processes("-m", "ftft", "run", str(tmp_path / "recipe.yaml"))
+    output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, output[-3000:]
+    alone, both = (read_result(folder)["stages"]["main"] for folder in (one, tmp_path / "runs" / "packing"))
+    np.testing.assert_allclose(both["training"]["losses"], alone["training"]["losses"], rtol=0, atol=1e-10)
+    assert both["ledger"]["effective"]["training"]["tokens"] == alone["ledger"]["effective"]["training"]["tokens"]
+    recorded = [read_dynamics(folder / "stages/main/dynamics.parquet") for folder in (one, tmp_path / "runs" / "packing")]
+    assert recorded[0].ids.equals(recorded[1].ids) and all(one.seen.all() for one in recorded)
+    for name, values in recorded[0].statistics.items():
+        np.testing.assert_allclose(recorded[1].statistics[name], values, rtol=0, atol=1e-6)
 
 
 def test_what_plain_fine_tuning_packed_alike_would_cost_is_estimated_as_it_is_measured(tmp_path: Path, llama: Path) -> None:

@@ -320,6 +320,89 @@ def test_an_adapter_is_merged_into_plain_weights(tmp_path: Path, tiny_llama_fold
     assert all(torch.linalg.matrix_rank(after[f"{one}.weight"] - before[f"{one}.weight"]) <= 2 for one in changed - {"lm_head"})
 
 
+PEFT = {
+    "dora": {"type": "lora", "options": {"r": 2, "use_dora": True}},
+    "vera": {"type": "vera", "options": {"r": 4}},
+    "ia3": {"type": "ia3"},
+    "loha": {"type": "loha", "options": {"r": 2}},
+    "oft": {"type": "oft", "options": {"oft_block_size": 4}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapt", ["full", "lora", "linear_probe", "s2ft", *PEFT])
+def test_every_adapter_starts_at_the_reference_resumes_and_is_merged(
+    tmp_path: Path, tiny_llama_folder: Path, adapt: str
+) -> None:
+    train = {**COURSE, "steps": 3, "checkpoint_seconds": 1e-9}
+    section = {"name": "peft", **PEFT[adapt]} if adapt in PEFT else adapt
+    stages = {"it": dpo(tmp_path, train=train, adapt=section)}
+    recipes = [recipe_of(tmp_path, tiny_llama_folder, stages, output=str(tmp_path / one)) for one in ("straight", "runs")]
+    straight, resumed = run_recipe(recipes[0]), run_killed_at(recipes[1], "it", 2)
+    assert (straight / "model/model.safetensors").read_bytes() == (resumed / "model/model.safetensors").read_bytes()
+    margins = [read_dynamics(folder / "stages/it/dynamics.parquet").statistics["margin"] for folder in (straight, resumed)]
+    assert np.array_equal(margins[0], margins[1]) and len(margins[0]) == 3
+    assert not margins[0][0].any() and margins[0][1:].all(), (
+        "the model is its own reference before the first step, and then not"
+    )
+    result = read_result(resumed)
+    losses = result["stages"]["it"]["training"]["losses"]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-7) and losses[2] < losses[1] < losses[0]
+    models = models_of(result, tmp_path, "sft", "it")
+    before, after = (one.state_dict() for one in models)
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    # The last margin was recorded a step ago: the loaded model has gone on the same way.
+    assert _mean_margin(tmp_path, tiny_llama_folder, *models) > margins[0][2].mean() > margins[0][1].mean() > 0
+
+
+@pytest.mark.parametrize(
+    ("adapt", "sentence"),
+    [
+        (
+            "bias_only",
+            "stages.it.adapt: bias_only needs bias terms, and .* LlamaForCausalLM has none; use full or linear_probe",
+        ),
+        ({"name": "peft", "type": "lily"}, "stages.it.adapt: peft's LILY cannot be merged .*; choose an adapter that can"),
+        ({"name": "lora", "targets": ["fused"]}, 'stages.it.adapt.targets: LlamaForCausalLM has no projection "fused"'),
+    ],
+)
+def test_an_adapter_that_the_model_cannot_have_is_refused_before_any_stage(
+    tmp_path: Path, tiny_llama_folder: Path, adapt: Any, sentence: str
+) -> None:
+    recipe = recipe_of(tmp_path, tiny_llama_folder, {"it": dpo(tmp_path, adapt=adapt)})
+    for asked in (lambda: list(check_models_and_data(recipe)), lambda: run_recipe(recipe)):
+        with pytest.raises(UserError, match=f"^{sentence}"):
+            asked()
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
+def test_an_adapter_is_tried_on_the_models_shapes(
+    tmp_path: Path, tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: Any, **settings: Any) -> Any:
+        raise AssertionError("the weights are read")
+
+    monkeypatch.setattr("ftft.models.loading.load_model", never)
+    for adapt in ("lora", "linear_probe", {"name": "peft", "type": "vera"}):
+        recipe = recipe_of(tmp_path, tiny_llama_folder, {"it": dpo(tmp_path, adapt=adapt)})
+        assert list(check_models_and_data(recipe))[-1] == "the recipe is sound"
+
+
+def _mean_margin(folder: Path, tokens: Path, reference: Any, model: Any) -> float:
+    from transformers import AutoTokenizer
+
+    tokenizer, found = AutoTokenizer.from_pretrained(tokens), []
+    for line in (folder / "pairs.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        said = [
+            [log_probability(one, tokenizer, row["prompt"], row[name]) for name in ("chosen", "rejected")]
+            for one in (model, reference)
+        ]
+        found.append(0.1 * (said[0][0] - said[0][1] - said[1][0] + said[1][1]))
+    return float(np.mean(found))
+
+
 def test_kto_records_how_far_each_answer_went_the_way_of_its_label(tmp_path: Path, tiny_llama_folder: Path) -> None:
     from transformers import AutoTokenizer
 

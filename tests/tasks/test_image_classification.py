@@ -148,7 +148,8 @@ def test_keep_layers_saving_and_loading(tiny_vit_folder, tmp_path):
     task = ImageClassification()
     batch = task.collate(task.prepare(examples(), processor), np.arange(12))
     assert torch.equal(task.forward(model, batch), task.forward(cut.model, batch))
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "saved").eval()
     values = AutoImageProcessor.from_pretrained(tmp_path / "saved")(list(PIXELS), return_tensors="pt")

@@ -149,7 +149,7 @@ def test_both_towers_are_mapped_cut_adapted_and_saved(tiny_clip_folder, loaded, 
 
 @pytest.mark.parametrize(
     "name, options",
-    [("lora", {"rank": 2}), ("bias_only", {}), ("lift", {}), ("s2ft", {"value": 0.0, "output": 0.0}), ("lora_ga", {"rank": 2})],
+    [("lora", {"rank": 2}), ("bias_only", {}), ("lift", {}), ("s2ft", {}), ("lora_ga", {"rank": 2})],
 )
 def test_adapters_change_two_towers_and_merge_back(tiny_clip_folder, name, options):
     from ftft.engine.calibrating import CountedCalibration

@@ -100,7 +100,6 @@ class RunProgress(Listener):
             TextColumn("{task.fields[scores]}"),
             console=self.console,
             transient=True,
-            disable=not self.live,
         )
         self._task: TaskID | None = None
         self._stage = ""
@@ -110,11 +109,13 @@ class RunProgress(Listener):
         self._latest = ""  # the figures of the stage that was evaluated last
 
     def __enter__(self) -> RunProgress:
-        self._progress.start()
+        if self.live:  # elsewhere nothing is drawn, and what was never begun leaves no empty line at its end
+            self._progress.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
+        if self.live:
+            self._progress.stop()
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

@@ -160,7 +160,10 @@ def _from_checkpoints(folders: list[Path], data: Path, columns: Columns, max_len
     file = DataFile(path=str(data))
     if columns.id is None:
         columns = replace(columns, id=id_column_of(file, columns))
-    examples = load_examples(file, columns)
+    noticed: list[str] = []
+    examples = load_examples(file, columns, warnings=noticed)
+    for sentence in noticed:
+        typer.echo(f"warning: {sentence}", err=True)
     table = dynamics_from_checkpoints(folders, examples, max_length=max_length, progress=_progress)
     cost, cut = table.metadata["cost"], table.metadata["cut"]
     typer.echo(f"{len(table.epochs)} checkpoints: {cost['seconds']:.1f} s, {cost['flops']:.3g} floating-point operations")

@@ -12,7 +12,7 @@ computed elsewhere is found again, and one whose recipe means something else by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ftft.run.recipe import Recipe, without_later
 from ftft.tasks.intervals import codes
 
 VERSION = 1
+OF_STEPS = ("training", "evaluation")  # the phases that grow with the steps of `main`
 DIGITS = 20
 # `only` has done its work: the stages it leaves out are gone.
 NOT_IN_KEY = ("name", "output", "store", "only", "report_texts")
@@ -86,8 +87,11 @@ class Cell:
     @property
     def flops_per_step(self) -> float:
         """What a step of `main` cost on average, the evaluations on the way included."""
-        main = self.document["cost"]["stages"][self.document["main"]]
-        return float(main["flops"]) / max(1, int(self.document["training"]["steps"]))
+        return self.flops_of(OF_STEPS) / max(1, int(self.document["training"]["steps"]))
+
+    def flops_of(self, phases: Iterable[str]) -> int:
+        """What the row spent in these phases; ``reference`` is what all earlier stages did."""
+        return sum(int(self.document["cost"]["phases"].get(phase, 0)) for phase in phases)
 
     @property
     def score(self) -> Callable[[str], float]:

@@ -21,6 +21,15 @@ from ftft.run.yaml_reading import read_yaml_file
 
 FinishedRow = Callable[[str], Cell]  # the finished cell of another row, same task and seed
 
+# What is spent before the first step, and what of a stage says how much: rows that have the same there spend the same.
+BEFORE_STEPS = {
+    "reference": ("model", "use_dynamics_of", "use_model_of", "use_models_of"),
+    "creation": ("create",),
+    "scoring": ("select",),
+    "calibration": ("adapt",),
+    "search": ("search",),
+}
+
 
 def cell_recipe(
     suite: Suite,
@@ -55,7 +64,7 @@ def cell_recipe(
             assert suite.search is not None
             apply_change(raw, f"stages.{MAIN}.{suite.search.key}", value)
         if finished is not None:
-            _fill_in(raw, settings, finished)
+            _fill_in(raw, suite, task, settings, finished)
         _keep_sets(raw, suite, trial)
         if trial:
             _leave_models_unmeasured(raw)
@@ -112,7 +121,7 @@ def _raw(suite: Suite, task: str, row: str) -> dict[str, Any]:
     return raw
 
 
-def _fill_in(raw: dict[str, Any], row: Row, finished: FinishedRow) -> None:
+def _fill_in(raw: dict[str, Any], suite: Suite, task: str, row: Row, finished: FinishedRow) -> None:
     if row.prior_of is not None:
         shares = finished(row.prior_of).document["class_prior"]
         if shares is None:
@@ -120,8 +129,16 @@ def _fill_in(raw: dict[str, Any], row: Row, finished: FinishedRow) -> None:
         apply_change(raw, f"stages.{MAIN}.select.prior", dict(shares["selected"]))
     if row.cost_of is not None:
         assert row.like is not None
-        steps = max(1, round(finished(row.cost_of).flops / finished(row.like).flops_per_step))
-        stage = raw["stages"][MAIN]
+        budget, like = finished(row.cost_of).flops, finished(row.like)
+        stage, other = raw["stages"][MAIN], _raw(suite, task, row.like)["stages"][MAIN]
+        left = budget - like.flops_of(
+            phase for phase, causes in BEFORE_STEPS.items() if all(stage.get(one) == other.get(one) for one in causes)
+        )
+        if left <= 0:
+            raise UserError(
+                f"cost_of: row {row.cost_of} cost no more than what is spent as in row {row.like} before the first step"
+            )
+        steps = max(1, round(left / like.flops_per_step))
         stage["train"] = {**(stage.get("train") or {}), "steps": steps}
         stage["train"].pop("epochs", None)
 

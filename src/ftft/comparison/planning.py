@@ -10,6 +10,7 @@ from typing import Any
 from ftft.comparison.cells import Cell, cell_key
 from ftft.comparison.making import cell_recipe, searched_value
 from ftft.comparison.suite import Search, Suite, needed_by
+from ftft.errors import UserError
 from ftft.run.recipe import Recipe
 from ftft.tasks.metrics import LOWER_IS_BETTER
 
@@ -171,14 +172,20 @@ class _Planner:
         return None
 
     def _recipe(self, task: str, row: str, seed: int, value: float | None, trial: bool) -> Recipe | str | None:
-        """None where a row that this one needs is not finished under the seed, a sentence where it failed."""
+        """None where a row that this one needs is not finished under the seed, a sentence where it failed or where nothing can
+        be made from it."""
         needed: dict[str, Any] = {}
         for other in needed_by(self.suite, row):
             found = self._needed(task, other, seed)
             if not isinstance(found, Cell):
                 return None if found is None else f"row {other}, which it needs, failed: {found}"
             needed[other] = found
-        return cell_recipe(self.suite, task, row, seed, value=value, trial=trial, finished=needed.__getitem__)
+        try:
+            return cell_recipe(self.suite, task, row, seed, value=value, trial=trial, finished=needed.__getitem__)
+        except UserError as error:
+            if not needed:
+                raise
+            return str(error)  # what others found makes this row impossible, and no other
 
     def _needed(self, task: str, row: str, seed: int) -> Cell | str | None:
         state = self.visit(task, row)

@@ -3,8 +3,9 @@
 A method is one frozen dataclass in one file of one of the seven folders. Its fields are its settings; its verb is
 the protocol of its folder, below; state lives in what the verb returns. A method may declare, as class variables:
 
-``needs``     what must be there: "dynamics", "losses", "scoring_model", "calibration", "gradients", "frozen_base", "pairs",
-              "blocks", "closure", "generation", "validation", "members", "weights", "base_weights", "base_predictions"
+``needs``     what must be there: "dynamics", "losses", "scoring_model", "calibration", "gradients", "frozen_base",
+              "own_parameters" (that the model's own weights learn, and no others in their place), "pairs", "blocks", "closure",
+              "generation", "validation", "members", "weights", "base_weights", "base_predictions"
 ``roles``     the pretrained models it needs beside the stage's own, as the recipe's ``other_models`` names them
 ``offers``    what it can do: "merge", "save_adapter", "members" (it takes other stages' models where the recipe names some)
 ``tasks``     the tasks it serves, or ("*",)

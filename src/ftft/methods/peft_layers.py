@@ -4,6 +4,7 @@ merge to plain weights."""
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ def wrap(model: torch.nn.Module, config: Any, initialise: Callable[[Mapping[str,
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTuner
 
+    if config.is_prompt_learning:
+        raise _unmergeable(config.peft_type.value)
     names, head, dtype = list(model.state_dict()), {name for name, _ in head_parameters(model)}, next(model.parameters()).dtype
     try:
         wrapped = get_peft_model(model, config)
@@ -82,7 +85,7 @@ def wrap(model: torch.nn.Module, config: Any, initialise: Callable[[Mapping[str,
             f"adapt: peft cannot put {config.peft_type.value} on {type(model).__name__}: {_sentence(error)}"
         ) from None
     if not isinstance(wrapped.base_model, BaseTuner):
-        raise UserError(f"adapt: {config.peft_type.value} cannot be merged into plain weights; choose an adapter of layers")
+        raise _unmergeable(config.peft_type.value)
     if initialise is not None:
         initialise(lora_layers(wrapped))
     for name, parameter in wrapped.named_parameters():
@@ -126,19 +129,51 @@ def start_from(layer: Any, down: torch.Tensor, up: torch.Tensor) -> None:
         kept.copy_(rest.T if layer.fan_in_fan_out else rest)
 
 
+def require_merge(wrapped: Any, names: Iterable[str]) -> None:
+    """UserError where :func:`plain_state` would fail, found out before anything is trained, on one layer of each kind; the
+    layers stay as they are."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    state, kind = wrapped.state_dict(), wrapped.peft_config[ADAPTER].peft_type.value
+    for name in names:
+        if not any(place in state for place in _places(name)):
+            raise UserError(
+                f"adapt.options: {kind} would keep {name} in another place, out of which it is not merged; leave "
+                "modules_to_save and trainable_token_indices out (the head is trained without)"
+            )
+    first = {type(module): module for module in reversed(list(wrapped.modules())) if isinstance(module, BaseTunerLayer)}
+    for layer in first.values():
+        before = {name: value.clone() for name, value in layer.state_dict().items()}
+        try:
+            layer.merge()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the other layers are not merged
+                wrapped.unmerge_adapter()
+        except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise _unmergeable(kind, f" ({_sentence(error)})") from None
+        layer.load_state_dict(before)
+
+
+def _unmergeable(kind: str, why: str = "") -> UserError:
+    instead = "choose an adapter that can, such as lora, vera, ia3 or oft"
+    return UserError(f"adapt: peft's {kind} cannot be merged into plain weights{why}; {instead}")
+
+
 def plain_state(wrapped: Any, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """The weights by the ``names`` of the model before it was wrapped, the adapter merged in; ``wrapped`` stays as it is."""
     before = {name: value.clone() for name, value in wrapped.state_dict().items()}
     wrapped.merge_adapter()
     merged = wrapped.state_dict()
-    plain = {}
-    for name in names:
-        owner, _, last = name.rpartition(".")
-        inside = f"{WRAPPED}{owner}.{BASE}.{last}"
-        plain[name] = merged[inside if inside in merged else WRAPPED + name].clone()
+    plain = {name: next(merged[place] for place in _places(name) if place in merged).clone() for name in names}
     wrapped.unmerge_adapter()
     wrapped.load_state_dict(before)  # taking the update out again leaves rounding behind
     return plain
+
+
+def _places(name: str) -> tuple[str, str]:
+    """Where the tensor ``name`` of a model may be after it was wrapped, in its state: within a wrapped layer, or alone."""
+    owner, _, last = name.rpartition(".")
+    return f"{WRAPPED}{owner}.{BASE}.{last}", WRAPPED + name
 
 
 def low_rank_pairs(wrapped: torch.nn.Module) -> list[LowRankPair]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,14 +70,14 @@ def require_image_processor(folder: ModelFolder, where: str) -> None:
 def load_image_processor(folder: ModelFolder, where: str) -> Any:
     """The image processor of a model folder, the one on Pillow and numpy: it needs no torchvision, and where that is installed
     the same images give the same numbers. UserError when there is none or it cannot be read."""
-    from transformers import AutoImageProcessor
+    # From its own module: at the top level of transformers older releases have a stand-in that asks for torchvision.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     require_image_processor(folder, where)
-    # Where processors have several backends the choice has another name than before.
-    has_backends = importlib.util.find_spec("transformers.image_processing_backends") is not None
-    choice: dict[str, Any] = {"backend": "pil"} if has_backends else {"use_fast": False}
     try:
-        return AutoImageProcessor.from_pretrained(folder.path, local_files_only=True, trust_remote_code=folder.code, **choice)
+        return AutoImageProcessor.from_pretrained(
+            folder.path, local_files_only=True, trust_remote_code=folder.code, backend="pil"
+        )
     except Exception as error:  # every processor's class checks its settings in its own way
         raise UserError(f"{where}: the image processor in {folder.path} cannot be loaded: {first_line(error)}") from None
 

@@ -34,11 +34,9 @@ def write_vit(folder: Path, *, layers: int = 6, seed: int = 0) -> Path:
 def image_processor() -> Any:
     """Scales to [-1, 1] and resizes to 8 x 8 where a picture has another size."""
     require_pillow()
-    import transformers
+    from transformers import ViTImageProcessorPil
 
-    # Where processors have several backends the one on Pillow has a name of its own.
-    made = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
-    return made(size={"height": SIZE, "width": SIZE})
+    return ViTImageProcessorPil(size={"height": SIZE, "width": SIZE})
 
 
 def write_clip(folder: Path, words: Sequence[str], *, layers: int = 4, seed: int = 0) -> Path:

@@ -220,6 +220,12 @@ def _check_needs(stage: Stage, where: str) -> None:
             f"{where}.optimize: {optimize.name} and {adapt.name} both say at every step which layers learn; adapt with full"
         )
     objective = header("objective", stage.objective["name"], where)
+    if "own_parameters" in objective.needs and "merge" in adapt.offers:
+        keepers = ", ".join(method.name for method in list_methods("adapt") if "merge" not in method.offers)
+        raise UserError(
+            f"{where}.objective: {objective.name} weighs the model's own weights, and {adapt.name} trains others in their "
+            f"place; adapt with one of {keepers}"
+        )
     if "losses" in header("select", stage.select["name"], where).needs and "records" in objective.exceptions:
         raise UserError(
             f"{where}.select: {stage.select['name']} goes by each example's loss, and {objective.name} gives the training "

@@ -15,8 +15,8 @@ from ftft.engine.ledger import PHASES, Ledger
 from ftft.engine.predict import padded_lengths as padded_lengths
 from ftft.engine.settings import TrainSettings
 from ftft.methods.registry import build_task
+from ftft.run.recipe import OneStage, uses
 from ftft.run.recipe import upstream as upstream
-from ftft.run.recipe import uses
 from ftft.tasks.contract import Prepared, Task, coupling_of
 from ftft.tasks.packing import first_fit
 
@@ -47,14 +47,16 @@ def erm_cost(
     if named not in ledgers:
         return ErmCost(None, "not yet")
     if recipe.baseline is not None:
-        return ErmCost(ledgers[named].total().flops, f"measured: stage {named}")
+        searched = "" if recipe.stages[named].search is None else ", its search aside"
+        unit = ledgers[named].total(phases=[phase for phase in PHASES if phase != "search"])
+        return ErmCost(unit.flops, f"measured: stage {named}{searched}")
     stage = recipe.stages[named]
     if stage.trainer is not None:
         return ErmCost(None, "no stage is plain fine-tuning")
     # A stage with a search has paid for its trials, too.
     if not uses(stage) and stage.select["name"] == "all" and stage.create is None and stage.search is None:
         return ErmCost(ledgers[named].total().flops, f"measured: stage {named} is plain fine-tuning")
-    train, seed = stage.train, recipe.seed if stage.seed is None else stage.seed
+    train, seed = stage.train, OneStage(recipe, named).seed
     tokens, every = lengths()
     fill = coupling_of(build_task(recipe.task)) == "batch"
     flops = estimate_erm_flops(summaries[named]["flops_by_shape"], every, train, seed, tokens, fill=fill)

@@ -31,7 +31,7 @@ from ftft.models.settings import ModelSettings
 from ftft.run.costs import ErmCost, erm_cost, given_dynamics, upstream, whole_cost
 from ftft.run.evaluators import of_models
 from ftft.run.other_models import is_predictor_stage
-from ftft.run.recipe import Recipe, Stage, result_stage
+from ftft.run.recipe import OneStage, Recipe, Stage, pretrained, result_stage
 from ftft.run.selections import PlannedSelection, rows_and_weights
 from ftft.run.sharding import is_measured_while_training
 from ftft.run.validating import sets_that_steer
@@ -100,23 +100,12 @@ def predict_costs(
     main = result_stage(recipe)
 
     def lengths() -> tuple[np.ndarray, np.ndarray]:
-        settings = _model_of(recipe, main)
+        settings = pretrained(recipe, main)
         _, processor = load_shapes(settings, task.model, data.train.label_names, inside=ShapesOnly())
         shapes = known.of(data.train, processor, settings)
         return shapes.tokens, shapes.widths
 
     return PredictedCosts(recipe, found, erm_cost(recipe, main, whole, summaries, lengths))
-
-
-def _model_of(recipe: Recipe, name: str) -> ModelSettings:
-    """Where the shapes of a stage's model come from: of one that begins with another stage's model, from where that one does,
-    with the layers and the dropout that the later one says."""
-    own = recipe.stages[name].model
-    if own.stage is None:
-        return own
-    source = _model_of(recipe, own.stage)
-    dropout = source.dropout if own.dropout is None else own.dropout
-    return replace(source, keep_layers=own.keep_layers or source.keep_layers, dropout=dropout)
 
 
 @dataclass
@@ -134,26 +123,12 @@ class _Sets:
 
 
 @dataclass
-class _PredictStage:
-    recipe: Recipe
-    name: str
+class _PredictStage(OneStage):
     task: Task
     data: LoadedData
     plan: PlannedSelection
     sets: _Sets
     shapes: ShapesOnly = field(default_factory=ShapesOnly)
-
-    @property
-    def stage(self) -> Stage:
-        return self.recipe.stages[self.name]
-
-    @property
-    def where(self) -> str:
-        return f"stages.{self.name}"
-
-    @property
-    def seed(self) -> int:
-        return self.recipe.seed if self.stage.seed is None else self.stage.seed
 
     def predicted(self) -> PredictedStage:
         stage, found = self.stage, PredictedStage(self.plan.examples, self.plan.steps)
@@ -161,7 +136,7 @@ class _PredictStage:
         if self._is_not_ours(found):
             return found
         dtype = weights_in(stage.train.precision)
-        settings = _model_of(self.recipe, self.name)
+        settings = pretrained(self.recipe, self.name)
         names = self.data.train.label_names
         where = f"{self.where}.model"
         model, processor = load_shapes(settings, self.task.model, names, where=where, dtype=dtype, inside=self.shapes)
@@ -236,7 +211,7 @@ class _PredictStage:
         train = replace(
             self.stage.train, steps=search.steps, epochs=None, schedule="constant", warmup=0.0, end_at=None, evaluate_every=None
         )
-        settings, names = _model_of(self.recipe, self.name), self.data.train.label_names
+        settings, names = pretrained(self.recipe, self.name), self.data.train.label_names
         model, _ = load_shapes(settings, self.task.model, names, where=self.where, dtype=dtype, inside=self.shapes)
         training, _ = self._training(replace(self.stage, train=train, dynamics=None), model, pool)
         PredictedTraining(training, pool).count()

@@ -115,6 +115,27 @@ class Recipe:
     store: str | None = setting(None, "where finished stages are kept for reuse; by default `.store` in `output`")
 
 
+@dataclass
+class OneStage:
+    """A stage of a recipe, by its name."""
+
+    recipe: Recipe
+    name: str
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.stages[self.name]
+
+    @property
+    def where(self) -> str:
+        """The stage's path in the recipe, for messages."""
+        return f"stages.{self.name}"
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.seed if self.stage.seed is None else self.stage.seed
+
+
 def result_stage(recipe: Recipe) -> str:
     """The stage whose model is the run's result: ``main`` as named, else the last that is not the baseline."""
     if recipe.main is not None:
@@ -136,13 +157,14 @@ def upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
 
 
 def pretrained(recipe: Recipe, name: str) -> ModelSettings:
-    """Where the model of a stage comes from in the end: of one that begins with another stage's, that one's, cut as both
-    say."""
+    """Where the model of a stage comes from in the end: of one that begins with another stage's, that one's, with the layers
+    and the dropout that the later one says."""
     own = recipe.stages[name].model
     if own.stage is None:
         return own
     source = pretrained(recipe, own.stage)
-    return replace(source, keep_layers=own.keep_layers or source.keep_layers)
+    dropout = source.dropout if own.dropout is None else own.dropout
+    return replace(source, keep_layers=own.keep_layers or source.keep_layers, dropout=dropout)
 
 
 def uses(stage: Stage) -> list[str]:

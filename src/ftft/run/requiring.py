@@ -55,3 +55,29 @@ def require_packing(recipe: Recipe, task: Task, label_names: tuple[str, ...]) ->
             where = f"stages.{name}"
             loaded = load_model(pretrained(recipe, name), task.model, label_names, seed=recipe.seed, where=f"{where}.model")
             require_separate(loaded.model, f"{where}.train.pack")
+
+
+def require_adapters(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
+    """UserError where the model of a stage with a trainer cannot have the stage's adapter: what comes before it would be
+    trained for nothing. Tried on the model's shapes, and on the model itself where an adapter asks for numbers."""
+    from ftft.engine.shapes_only import ShapesOnly
+    from ftft.models.loading import load_model, load_shapes
+
+    for name, stage in recipe.stages.items():
+        if stage.trainer is None or stage.adapt["name"] == "full":
+            continue
+        where, shapes, settings = f"stages.{name}", ShapesOnly(), pretrained(recipe, name)
+        adapter = registry.build("adapt", stage.adapt, f"{where}.adapt")
+        model, _ = load_shapes(settings, task.model, label_names, where=f"{where}.model", inside=shapes)
+        try:
+            try:
+                with shapes:
+                    adapter.adapt(model, None)
+            except UserError:
+                raise
+            except Exception:  # a method may ask its tensors for anything
+                loaded = load_model(settings, task.model, label_names, seed=recipe.seed, where=f"{where}.model")
+                adapter.adapt(loaded.model, None)
+        except UserError as error:
+            sentence = str(error)
+            raise UserError(sentence if sentence.startswith(where) else f"{where}.{sentence}") from None

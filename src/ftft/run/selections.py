@@ -27,7 +27,7 @@ from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.methods.contract import Sampler, ScoringModel, Selection
 from ftft.paths import expand
-from ftft.run.recipe import Recipe, Stage
+from ftft.run.recipe import OneStage, Recipe, Stage
 from ftft.run.stand_ins import stand_in
 from ftft.run.trainer_combinations import learned_rows
 from ftft.tasks.contract import quantities_of
@@ -66,7 +66,7 @@ def plan_selections(recipe: Recipe, train: Examples, own: Mapping[str, Examples]
         elif source is not None:
             dynamics = open_dynamics(expand(source, f"stages.{name}.use_dynamics_of"))
         selector = registry.build("select", stage.select, where)
-        seed = recipe.seed if stage.seed is None else stage.seed
+        seed = OneStage(recipe, name).seed
         try:
             chosen = select_with(selector, pool, dynamics, seed=seed, scoring=OnePoint(pool, columns))
             made[name], sampler = selection_and_sampler(chosen)

@@ -42,7 +42,7 @@ from ftft.run.finished import FinishedStage, begun_with, stage_event
 from ftft.run.finishing import Trained
 from ftft.run.other_models import fingerprints
 from ftft.run.portable import portable_model
-from ftft.run.recipe import LATER_IN_STAGE, Recipe, Stage, without_later
+from ftft.run.recipe import LATER_IN_STAGE, OneStage, Stage, without_later
 from ftft.run.search_space import applied
 from ftft.run.searching import StageSearch, search_sets
 from ftft.run.selections import rows_and_weights, select_with, selection_and_sampler
@@ -58,11 +58,9 @@ Notify = Callable[[dict[str, Any]], None]
 
 
 @dataclass
-class StageRun:
+class StageRun(OneStage):
     """Everything one stage is run with."""
 
-    recipe: Recipe
-    name: str
     data: LoadedData
     task: Task
     store: Store
@@ -71,18 +69,6 @@ class StageRun:
     warn: Callable[[str], None]
     processes: Processes = ALONE
     creation: Creation | None = None
-
-    @property
-    def stage(self) -> Stage:
-        return self.recipe.stages[self.name]
-
-    @property
-    def where(self) -> str:
-        return f"stages.{self.name}"
-
-    @property
-    def seed(self) -> int:
-        return self.recipe.seed if self.stage.seed is None else self.stage.seed
 
     # -- the key ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ftft.errors import UserError
+from ftft.methods.adapt import corda
 from ftft.methods.adapt.corda import CorDA, covariances, factors
 from ftft.methods.peft_layers import WRAPPED, projections
 from ftft.modelmap import ModelMap
@@ -56,6 +57,40 @@ def test_with_inputs_alike_in_all_directions_it_is_the_decomposition_of_the_weig
     torch.testing.assert_close(SCALING * up @ down, u[:, :RANK] * s[:RANK] @ v[:RANK], rtol=0, atol=1e-12)
 
 
+def test_with_inputs_alike_in_all_directions_it_is_pefts_pissa():
+    """Product and frozen weight; how the product is dealt out to A and B differs by the damping, 1.01 where C is I."""
+    from peft import LoraConfig, get_peft_model
+
+    layer = torch.nn.Linear(16, 24)
+    u, _, v = torch.linalg.svd(weight_and_covariance(24, 16)[0], full_matrices=False)
+    layer.weight.data = (u * 0.8 ** torch.arange(16) @ v).float()  # values far apart, so that float32 tells them
+    weight = layer.weight.detach().double().clone()
+    config = LoraConfig(r=RANK, lora_alpha=SCALING * RANK, target_modules=["0"], init_lora_weights="pissa")
+    theirs = get_peft_model(torch.nn.Sequential(layer), config).base_model.model[0]
+    their_down, their_up = (factor["default"].weight.detach().double() for factor in (theirs.lora_A, theirs.lora_B))
+    down, up = factors(weight, torch.eye(16, dtype=torch.float64), RANK, SCALING, largest=True)
+    torch.testing.assert_close(SCALING * up @ down, SCALING * their_up @ their_down, rtol=0, atol=1e-5)
+    torch.testing.assert_close(weight - SCALING * up @ down, theirs.base_layer.weight.detach().double(), rtol=0, atol=1e-5)
+    signs = (up * their_up).sum(0).sign()
+    torch.testing.assert_close(up * signs / 1.01**0.5, their_up, rtol=0, atol=1e-5)
+    torch.testing.assert_close(down * signs[:, None] * 1.01**0.5, their_down, rtol=0, atol=1e-5)
+
+
+def test_what_is_added_to_the_covariance_is_doubled_until_it_can_be_inverted(monkeypatch):
+    _, covariance = weight_and_covariance(24, 16)
+    mean, exact, asked = covariance.diagonal().mean(), torch.linalg.inv, []
+
+    def bad_twice(matrix):
+        asked.append(((matrix - covariance).diagonal().mean() / mean).item())
+        return exact(matrix) * (1.02 if len(asked) < 3 else 1.01)  # 16 times 0.02 and 0.01 off on the diagonal: 0.08 and 0.04
+
+    monkeypatch.setattr(torch.linalg, "inv", bad_twice)
+    found, inverse = corda._damped(covariance)
+    assert asked == pytest.approx([0.01, 0.02, 0.04])
+    torch.testing.assert_close(found, covariance + 0.04 * mean * torch.eye(16, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert torch.equal(inverse, exact(found) * 1.01)
+
+
 def test_peft_finds_the_same_components_where_its_divisor_is_the_largest_magnitude():
     from peft import LoraConfig
     from peft.tuners.lora.config import CordaConfig
@@ -88,13 +123,17 @@ def by_hand(model, calibration, name, examples):
     return total / examples
 
 
+@pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize("size", [1, 8])
-def test_the_covariance_is_that_of_the_tokens_of_each_example(tiny_model, calibration, size):
+def test_the_covariance_is_that_of_the_tokens_of_each_example(tiny_model, calibration, size, positive):
     model = tiny_model("bert").double()
     names = [ModelMap.of(model).attention[1]["query"], ModelMap.of(model).mlp[2]["down"]]
+    if not positive:  # the largest of these inputs is 0, by which peft would divide
+        for name in names:
+            model.get_submodule(name).register_forward_pre_hook(lambda _, given: (-given[0].relu(),))
     model.train()
     seen = covariances(model, names, calibration(), 16, size)
-    assert model.training and not any(module._forward_pre_hooks for module in model.modules())
+    assert model.training and sum(len(module._forward_pre_hooks) for module in model.modules()) == (0 if positive else 2)
     model.eval()
     for name in names:
         torch.testing.assert_close(seen[name], by_hand(model, calibration(), name, 16), rtol=0, atol=1e-12)
@@ -120,6 +159,24 @@ def test_the_frozen_weight_and_the_product_make_the_weight(tiny_model, calibrati
     assert merged.keys() == before.keys()
     for name, value in merged.items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_lower_precision_the_covariance_is_in_float32_and_the_weight_stays_to_its_rounding(tiny_model, calibration, dtype):
+    model = tiny_model("bert").to(dtype)
+    names = projections(model)
+    before = {name: model.get_submodule(name).weight.detach().clone() for name in names}
+    assert all(one.dtype == torch.float32 for one in covariances(model, names, calibration(), 16, 8).values())
+    said = model(**INPUTS).logits
+    adapted = CorDA(rank=RANK, examples=16).adapt(model, calibration())
+    for pair in adapted.pairs:
+        frozen, name = adapted.model.get_parameter(pair.weight), pair.weight.removeprefix(WRAPPED)
+        assert pair.down.dtype == frozen.dtype == dtype
+        product = pair.scaling * (pair.up.detach().float() @ pair.down.detach().float())
+        # what is taken out is the product of the factors as they are rounded, and rounded once
+        assert torch.equal(frozen, (before[name.removesuffix(".base_layer.weight")].float() - product).to(dtype))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(adapted.model.eval()(**INPUTS).logits, said, rtol=0, atol=tolerance)
 
 
 def test_every_layer_gets_the_factors_of_its_own_inputs(tiny_model, calibration):

@@ -98,6 +98,28 @@ def test_a_layer_whose_inputs_vary_in_all_directions_alike_keeps_its_plain_weigh
     assert merged.keys() == before.keys() and all(torch.equal(value, before[name]) for name, value in merged.items())
 
 
+def test_how_large_a_layers_inputs_are_has_no_say_in_its_rank(tiny_model, calibration):
+    """The shares are of each layer's own variance: a layer whose inputs vary little keeps its rank."""
+    ranks = []
+    for factor in (1.0, 1e-3):
+        model = tiny_model("bert").double()
+        model.bert.encoder.layer[2].output.dense.register_forward_pre_hook(lambda _, given, by=factor: (by * given[0],))
+        adapted = EVA(**WHOLE).adapt(model, calibration(EXAMPLES))
+        ranks.append({plain_name(pair): len(pair.down) for pair in adapted.pairs})
+    assert ranks[0] == ranks[1] and "bert.encoder.layer.2.output.dense" in ranks[0]
+
+
+def test_directions_are_those_around_the_mean(tiny_model, calibration):
+    model, name = tiny_model("bert").double(), "bert.encoder.layer.1.intermediate.dense"
+    shift = torch.zeros(16, dtype=torch.float64)
+    shift[5] = 100.0  # nearly all of the inputs' square, and none of their variance
+    model.get_submodule(name).register_forward_pre_hook(lambda _, given: (given[0] + shift,))
+    right, _, _ = principal(model, calibration(EXAMPLES), [name])[name]
+    (pair,) = (one for one in EVA(**WHOLE).adapt(model, calibration(EXAMPLES)).pairs if plain_name(one) == name)
+    assert abs(float(pair.down[0] @ right[0])) > 0.99
+    assert abs(float(pair.down[0, 5])) < 0.9
+
+
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 def test_a_holds_the_principal_directions_and_b_is_zero(tiny_model, calibration, architecture):
     model = tiny_model(architecture).double()

@@ -49,10 +49,11 @@ def largest(weight, count, rank):
     return torch.from_numpy(mask).view(weight.shape)
 
 
-def train(model, method, steps, *, released_epsilon=False):
+def train(model, method, steps, *, released_epsilon=False, weight_decay=0.0):
     """With our AdamW. ``released_epsilon``: as it would be, were epsilon added to the root of the uncorrected second moment."""
     adapted = method.adapt(model, None)
-    optimizer = AdamW(learning_rate=0.02, betas=BETAS, epsilon=1e-6).start(Trainables.of(adapted.model))
+    settings = {"learning_rate": 0.02, "betas": BETAS, "epsilon": 1e-6, "weight_decay": weight_decay}
+    optimizer = AdamW(**settings).start(Trainables.of(adapted.model))
     for step in range(steps):
         for group in optimizer.param_groups if released_epsilon else ():
             group["eps"] = 1e-6 / math.sqrt(1 - BETAS[1] ** (step + 1))
@@ -147,9 +148,11 @@ def test_a_model_without_matrices_is_refused_and_nothing_changes():
 # -- how they are trained --------------------------------------------------------------------------------------------
 
 
-def test_without_a_refresh_only_the_chosen_entries_move_and_moments_are_compact(tiny_model):
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_without_a_refresh_only_the_chosen_entries_move_and_moments_are_compact(tiny_model, weight_decay):
     start = {name: value.clone() for name, value in tiny_model("bert").double().state_dict().items()}
-    adapted, optimizer = train(tiny_model("bert").double(), LIFT(density=0.2, filter_rank=4, interval=None), 12)
+    method = LIFT(density=0.2, filter_rank=4, interval=None)
+    adapted, optimizer = train(tiny_model("bert").double(), method, 12, weight_decay=weight_decay)
     merged = adapted.merged()
     wide = matrices(tiny_model("bert"))
     for name, before in start.items():
@@ -249,6 +252,17 @@ def test_with_adamw_it_is_the_released_algorithm_through_its_refreshes(tiny_mode
     assert len(kept) == 2 * len(wide) and kept.sum() > 200 and new.sum() > 200, "the refreshes must have moved something"
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(adapted.merged()[name], value, rtol=0, atol=1e-10)
+
+
+def test_the_trained_entries_do_not_decay(tiny_model):
+    adapted = LIFT(interval=None).adapt(tiny_model("bert").double(), None)
+    layer = matrices(adapted.model)["bert.pooler.dense.weight"].parametrizations.weight
+    head = adapted.model.classifier.weight
+    layer[0].values.data.fill_(2.0)
+    head.data.fill_(2.0)
+    head.grad, layer[0].values.grad = torch.zeros_like(head), torch.zeros_like(layer[0].values)
+    AdamW(learning_rate=0.1, weight_decay=0.5).start(Trainables.of(adapted.model)).step()
+    assert bool((layer[0].values == 2.0).all()) and bool((head < 1.91).all())
 
 
 @pytest.mark.parametrize(("interval", "due"), [(5, {4, 9}), (1, set(range(1, 12))), (None, set())])

@@ -87,10 +87,13 @@ def test_adapters_of_other_types_begin_as_the_model_was_and_merge(tiny_model, ki
         (Peft(type="lorra"), 'peft has no adapter of the type "lorra"; did you mean "lora"?'),
         (Peft(options={"rank": 4}), 'LoraConfig has no option "rank"'),
         (Peft(options={"r": 0}), "LoraConfig|lora|LORA"),
-        (Peft(type="prompt_tuning", options={"num_virtual_tokens": 4, "task_type": "SEQ_CLS"}), "cannot be merged into plain"),
+        (
+            Peft(type="prompt_tuning", options={"num_virtual_tokens": 4, "task_type": "SEQ_CLS"}),
+            "cannot be merged into plain weights",
+        ),
         (LoRA(targets=["gate"]), 'BertForSequenceClassification has no projection "gate"'),
     ],
-    ids=["type", "option", "value", "not mergeable", "role"],
+    ids=["type", "option", "value", "prompts", "role"],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(tiny_model, method, expected):
     with pytest.raises(UserError, match=expected.replace("?", r"\?")) as caught:

@@ -129,6 +129,17 @@ def test_it_begins_as_the_model_was_and_merges_into_its_architecture(tiny_model,
     torch.testing.assert_close(plain(**INPUTS).logits, said, rtol=0, atol=1e-10)
 
 
+def test_in_bfloat16_what_is_taken_out_is_the_product_of_the_rounded_factors(tiny_model, calibration):
+    model = tiny_model("bert").bfloat16()
+    before = {name: model.get_submodule(name).weight.detach().float() for name in projections(model)}
+    adapted = LoRAGA(**BRIEF).adapt(model, calibration())
+    for pair in adapted.pairs:
+        frozen = adapted.model.get_parameter(pair.weight)
+        assert pair.down.dtype == pair.up.dtype == frozen.dtype == torch.bfloat16
+        product = pair.scaling * (pair.up.detach().float() @ pair.down.detach().float())
+        assert torch.equal(frozen, (before[plain_name(pair)] - product).bfloat16())
+
+
 @pytest.mark.parametrize("scale", ["unit", "gd_scale", "weight_svd"])
 def test_the_other_scales(tiny_model, calibration, scale):
     model = tiny_model("bert").double()

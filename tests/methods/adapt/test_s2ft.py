@@ -182,6 +182,21 @@ def test_heads_that_do_not_fit_the_config_are_refused(tiny_model):
     assert sliced_layers(S2FT(output=0.0).adapt(model, None).model)
 
 
+def test_each_of_two_towers_has_heads_of_its_own(tiny_config):
+    from transformers import CLIPModel
+
+    config = tiny_config("clip")
+    config.text_config.num_attention_heads, config.vision_config.num_attention_heads = 8, 2  # heads of 2 and of 8 channels
+    adapted = S2FT(value=0.5, output=0.5, up=0.0, down=0.0).adapt(CLIPModel(config), None)
+    sizes = set()
+    for name, layer in sliced_layers(adapted.model).items():
+        width = 2 if name.startswith("text_model") else 8
+        chosen = layer.indices.view(-1, width)
+        assert torch.equal(chosen, chosen[:, :1] // width * width + torch.arange(width)), name
+        sizes.add((width, len(layer.indices)))
+    assert {width for width, _ in sizes} == {2, 8} and any(count % 8 for _, count in sizes)
+
+
 def test_fused_projections_do_not_stand_in_the_way_of_the_others(tiny_model):
     expected = tiny_model("modernbert").double()(input_ids=IDS).logits
     model = S2FT(output=0.3).adapt(tiny_model("modernbert").double(), None).model

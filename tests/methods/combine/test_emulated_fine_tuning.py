@@ -181,6 +181,47 @@ def test_generate_writes_the_same_with_the_processor(models: dict[str, Any], man
             assert written[row, 4:].tolist() == expected
 
 
+@pytest.mark.parametrize("assistant", ["tuned", "base"])
+def test_speculative_decoding_writes_the_same_token_by_token(models: dict[str, Any], assistant: str) -> None:
+    """transformers' own, where a small model drafts what the emulated one accepts: rejected drafts shorten the text again."""
+    processor = EmulatedFineTuningProcessor(models["tuned"], models["base"])
+    written = models["target"].generate(
+        torch.tensor([[7, 8, 9]]), logits_processor=[processor], assistant_model=models[assistant], max_new_tokens=12,
+        do_sample=False, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    assert written[0, 3:].tolist() == plain_loop(three(models), [7, 8, 9], 12, [1.0])
+
+
+def surprise(written: torch.Tensor, log_p: torch.Tensor, score: torch.Tensor) -> float:
+    """How many standard errors the mean ``score`` [L, V] of the tokens ``written`` [L] is from what exp(log_p) expects."""
+    expected = (log_p.exp() * score).sum(dim=1)
+    variance = (log_p.exp() * score.square()).sum(dim=1) - expected.square()
+    return float((score.gather(1, written[:, None])[:, 0] - expected).sum() / variance.sum().sqrt())
+
+
+@pytest.mark.parametrize("assistant", [None, "tuned"])
+def test_what_is_sampled_is_drawn_from_the_emulated_distribution(models: dict[str, Any], assistant: str | None) -> None:
+    """Token by token, or by speculative sampling: as likely as it expects, and far from what one of the models does."""
+    used = three(models)
+    drafts = {} if assistant is None else {"assistant_model": models[assistant]}
+    rows = []
+    torch.manual_seed(0)
+    for first in (7, 11):
+        processor = EmulatedFineTuningProcessor(models["tuned"], models["base"])
+        text = used["target"].generate(
+            torch.tensor([[first, 8, 9]]), logits_processor=[processor], max_new_tokens=24, do_sample=True, top_k=0,
+            eos_token_id=None, pad_token_id=0, **drafts,
+        )  # fmt: skip
+        with torch.no_grad():
+            found = {name: log_p(model(input_ids=text).logits[0, 2:-1]) for name, model in used.items()}
+        emulation = emulated(found["target"], [found["tuned"]], found["base"], [1.0])
+        rows.append((text[0, 3:], emulation, found["target"], found["tuned"]))
+    written, emulation, target, tuned = (torch.cat(parts) for parts in zip(*rows))
+    for other in (target, tuned):
+        assert abs(surprise(written, emulation, emulation - other)) < 3, "noise"
+        assert surprise(written, other, emulation - other) > 6, "it tells the models apart"
+
+
 def test_beams_are_followed_when_they_change_places(models: dict[str, Any]) -> None:
     """The scores that beams end with are sums of the emulated log-probabilities of their own texts."""
     processor = EmulatedFineTuningProcessor(models["tuned"], models["base"])

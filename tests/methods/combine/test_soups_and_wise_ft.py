@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -70,7 +72,9 @@ def test_wise_ft_is_the_line_and_its_ends_are_the_models_bit_by_bit(alpha):
         torch.testing.assert_close(found.state[name], expected, rtol=0, atol=1e-15)
         if alpha in (0.0, 1.0):
             assert torch.equal(found.state[name], (tuned if alpha else base())[name])
-    assert found.state["counter"].dtype == torch.int64 and found.state["mask"].dtype == torch.bool
+    kept = tuned if alpha else base()  # whole numbers and truth values are copied: of the tuned model, unless it has no share
+    assert found.state["counter"].dtype == torch.int64 and torch.equal(found.state["counter"], kept["counter"])
+    assert found.state["mask"].dtype == torch.bool and torch.equal(found.state["mask"], kept["mask"])
 
 
 def test_the_logits_of_a_linear_model_are_the_ensembles():
@@ -149,6 +153,72 @@ def test_learned_soup_without_a_step_is_uniform_and_with_steps_lowers_the_valida
         torch.stack([state(k)["weight"].flatten() for k in (1, 2, 3)], dim=1), learned["weight"].flatten()
     ).solution
     assert float(mixture.sum()) == pytest.approx(1.0) and bool((mixture > 0).all()), "a softmax mixture of the members"
+
+
+def test_learned_shares_are_those_of_the_formula_one_for_each_tensor_and_member():
+    """Against AdamW by hand on softmax shares and a temperature, which multiplies the logits and is left out at the end."""
+    names, states, rounds = ("weight", "bias"), [state(k) for k in (1, 2, 3)], 4
+    validation = Validation(data=labelled())
+    learned = LearnedSoup(epochs=rounds, batch_size=32).combine(refuse, checkpoints(*states), validation).state
+    values = [torch.zeros(3, dtype=torch.float64) for _ in names] + [torch.ones((), dtype=torch.float64)]
+    moments = [(torch.zeros_like(one), torch.zeros_like(one)) for one in values]
+
+    def mixed(shares):
+        return {
+            name: sum(part * one[name] for part, one in zip(torch.softmax(share, 0), states))
+            for name, share in zip(names, shares)
+        }
+
+    for step in range(1, 2 * rounds + 1):
+        inputs, labels = (part.split(32)[(step - 1) % 2] for part in labelled())
+        leaves = [one.clone().requires_grad_() for one in values]
+        made = mixed(leaves[:2])
+        logits = (inputs @ made["weight"].T + made["bias"]) * leaves[2]
+        gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels), leaves)
+        for place, gradient in enumerate(gradients):
+            first, second = moments[place]
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            moments[place] = first, second
+            scaled = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            values[place] = values[place] - 0.05 * scaled
+    expected = mixed(values[:2])
+    for name in names:
+        torch.testing.assert_close(learned[name], expected[name], rtol=0, atol=1e-10)
+    assert abs(float(values[2]) - 1.0) > 0.05 and not torch.allclose(values[0], values[1], atol=0.05)
+
+
+def test_a_soup_of_lora_models_is_the_mean_of_what_they_add_as_in_pefts_cat(tiny_model):
+    """Merged models are averaged. The mean of the factors would be another model: it has products of one's A with another's B,
+    which peft's "linear" has too."""
+    from ftft.methods.adapt.lora import LoRA
+
+    base = tiny_model("bert").double()
+    adapted = LoRA(rank=4).adapt(tiny_model("bert").double(), None)
+    model, generator = adapted.model, torch.Generator().manual_seed(0)
+    model.add_adapter("other", model.peft_config["default"])
+    model.double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    for kind in ("cat", "linear"):
+        model.add_weighted_adapter(["default", "other"], [0.5, 0.5], kind, combination_type=kind)
+
+    def merged(name):
+        alone = copy.deepcopy(model)
+        alone.set_adapter(name)
+        whole = alone.merge_and_unload().state_dict()
+        return {key: whole[key].double() for key in base.state_dict()}
+
+    *members, cat, linear = (merged(name) for name in ("default", "other", "cat", "linear"))
+    soup = UniformSoup().combine(refuse, checkpoints(*members), None).state
+    for name, start in base.state_dict().items():
+        if start.is_floating_point():
+            mean = sum(one[name] - start for one in members) / 2
+            torch.testing.assert_close(soup[name] - start, mean, rtol=0, atol=1e-12)
+            torch.testing.assert_close(soup[name], cat[name], rtol=0, atol=1e-12)
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    assert float((soup[query] - linear[query]).abs().max()) > 0.1
 
 
 @pytest.mark.parametrize("method", [UniformSoup(), GreedySoup(), LearnedSoup()])

@@ -251,6 +251,27 @@ def test_a_stage_learns_from_what_its_model_made_once(tmp_path: Path, llama: Pat
     assert [one.mismatch for one in verify_run(folder, steps=2)] == [None, None, None]
 
 
+def test_what_the_model_says_itself_is_likelier_to_it_than_what_was_given(tmp_path: Path, llama: Path) -> None:
+    """Of a model that writes greedily; not a law, for the likeliest token is not always the beginning of the likeliest text."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ftft.engine.ledger import Ledger
+    from ftft.engine.scoring import CountedScoring
+    from ftft.tasks.causal_language_modelling import CausalLanguageModelling
+
+    recipe = recipe_of(tmp_path, llama, {"main": {"create": S3}})
+    created = read_created(run_recipe(recipe) / "stages/main/created.parquet")
+    answers = [f"it is {int(one.removeprefix('train-')) % 3}" for one in created.examples.ids.to_pylist()]
+    given = with_answers(created.examples, answers)
+    loaded = AutoModelForCausalLM.from_pretrained(llama), AutoTokenizer.from_pretrained(llama)
+    task = CausalLanguageModelling(max_length=64)
+    scoring = CountedScoring(lambda: loaded, task, {}, Ledger(), torch.device("cpu"), "here")
+    targets, gold = (scoring.predictions(some)[:, 0] for some in (created.examples, given))
+    own = np.array(created.sources.to_pylist()) == "self"
+    assert own.sum() == 4 and (targets[own] > gold[own]).all() and np.array_equal(targets[~own], gold[~own])
+    assert targets.mean() > gold.mean()
+
+
 def test_what_was_made_before_a_kill_is_not_made_again(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ftft.engine.loop import TrainingLoop
     from ftft.engine.writing import CountedWriting

@@ -141,3 +141,83 @@ def test_both_towers_of_a_model_of_images_and_texts_are_looked_at(tiny_clip_fold
     figures = found(Pair(model, after))
     assert set(figures["by_layer"]) == set(names) and figures["count"] == 0
     assert figures["layers"] == 2 * 3 * 6, "four projections of the attention and two of the MLP, three layers a tower"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_are_compared_in_float32(pair: Pair, dtype: torch.dtype) -> None:
+    """The released loader rounds the base alone; a decomposition in half precision there is none."""
+    change(pair, lambda weight: 0.7 * weight.std() * torch.randn_like(weight))
+    halved = Pair(*(copy.deepcopy(model).to(dtype) for model in (pair.before, pair.after)))
+    widened = Pair(*(copy.deepcopy(model).float() for model in (halved.before, halved.after)))
+    assert found(halved, epsilon=0.8) == found(widened, epsilon=0.8)
+
+
+# -- peft's mitigation, whose count is ours --------------------------------------------------------------------------
+
+RANK = 3
+
+
+@pytest.fixture
+def with_lora(tiny_model: Callable[..., Any]) -> Any:
+    """A LoRA model in float64 whose factors bring intruders, and as many directions of the base's own."""
+    from ftft.methods.adapt.lora import LoRA
+
+    adapted = LoRA(rank=RANK, targets=["up", "down"]).adapt(
+        tiny_model("bert", hidden_size=96, intermediate_size=128).double(), None
+    )
+    with torch.no_grad():
+        for number, one in enumerate(adapted.pairs):
+            one.down.copy_(torch.stack([unit(one.down.shape[1], 10 * number + k) for k in range(RANK)]))
+            one.up.copy_(4 * torch.stack([unit(len(one.up), 100 + 10 * number + k) for k in range(RANK)], dim=1))
+    return adapted
+
+
+def deltas(model: Any, name: str) -> dict[str, torch.Tensor]:
+    from peft.tuners.lora import LoraLayer
+
+    return {
+        place: layer.get_delta_weight(name).detach() for place, layer in model.named_modules() if isinstance(layer, LoraLayer)
+    }
+
+
+def reduced(adapted: Any, share: float) -> tuple[dict[str, torch.Tensor], list[str]]:
+    from peft.tuners.lora.intruders import reduce_intruder_dimension
+
+    said: list[str] = []
+    model = copy.deepcopy(adapted.model)
+    reduce_intruder_dimension(model, new_adapter_name="less", mitigation_lambda=share, logging_sink=said.append)
+    return deltas(model, "less"), said
+
+
+def test_pefts_mitigation_finds_the_intruders_that_are_counted_here(with_lora: Any, tiny_model: Callable[..., Any]) -> None:
+    before = tiny_model("bert", hidden_size=96, intermediate_size=128).double()
+    after = copy.deepcopy(before)
+    after.load_state_dict(with_lora.merged())
+    figures = found(Pair(before, after))
+    _, said = reduced(with_lora, 1.0)
+    theirs = dict(line.removeprefix("base_model.model.").split(": ", 1) for line in said if ":" in line)
+    ours = {
+        name.removesuffix(".weight"): f"Intruders: {one['count']}" if one["count"] else "No intruders"
+        for name, one in figures["by_layer"].items()
+    }
+    assert theirs == ours and figures["count"] > 0 and len(ours) == 6
+
+
+def test_pefts_mitigation_keeps_the_share_that_its_docstring_says_it_takes(with_lora: Any) -> None:
+    """At 1 the new adapter adds what the old one did; at 0 the intruders are gone, as far as rank r can say it."""
+    old = deltas(with_lora.model, "default")
+    kept, _ = reduced(with_lora, 1.0)
+    for name, delta in old.items():
+        assert int(torch.linalg.matrix_rank(kept[name])) == RANK
+        torch.testing.assert_close(kept[name], delta, rtol=0, atol=1e-10)
+    gone, _ = reduced(with_lora, 0.0)
+    for name, delta in old.items():
+        layer = with_lora.model.get_submodule(name)
+        weight = layer.get_base_layer().weight.detach()
+        u, s, vh = torch.linalg.svd(weight + delta, full_matrices=False)
+        intruders = largest_cosines(weight + delta, torch.linalg.svd(weight, full_matrices=False).U, 10) < 0.5
+        removed = sum(s[j] * torch.outer(u[:, j], vh[j]) for j in range(10) if intruders[j])
+        u, s, vh = torch.linalg.svd(delta - removed, full_matrices=False)
+        expected = u[:, :RANK] * s[:RANK] @ vh[:RANK]  # its rank is above r, and is cut to it
+        assert bool(intruders.any()) and not torch.allclose(expected, delta, atol=1e-2)
+        torch.testing.assert_close(gone[name], expected, rtol=0, atol=1e-8)

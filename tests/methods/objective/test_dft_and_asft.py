@@ -10,6 +10,7 @@ import datasets
 import pytest
 import torch
 import trl
+from contract_trial import Trial
 
 from ftft.methods.contract import Models, Objective
 from ftft.methods.objective.asft import ASFT
@@ -53,6 +54,21 @@ class Batch(SimpleNamespace):
 
 def sequences(*weights):
     return Batch(weights=torch.tensor(weights or (1.0, 1.0), dtype=torch.float64))
+
+
+class OfCounts(Tokens):
+    """As many target tokens in each sequence as ``counts`` says, of rows of the table from ``first`` on."""
+
+    def __init__(self, *counts, first=0):
+        total = sum(counts)
+        self.counts, self.rows = torch.tensor(counts), slice(first, first + total)
+        self.targets, self.example = Tokens.targets[self.rows], torch.arange(len(counts)).repeat_interleave(self.counts)
+
+    def units(self, batch):
+        return self.counts.double()
+
+    def unit_logits(self, outputs, batch):
+        return UnitLogits(outputs[self.rows], self.targets, self.example)
 
 
 def gradient(loss, model, units=1):
@@ -145,6 +161,54 @@ def test_the_divergence_is_from_the_frozen_to_the_trained_model():
     found = ASFT(anchor=2.0).start(models, task)(batch)
     assert found.parts["kl"] == pytest.approx(forward, abs=1e-12)
     assert float(found.total) == pytest.approx(-0.5 * math.log(0.5) + 2.0 * forward, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", [DFT(), ASFT(anchor=0.5)])
+@pytest.mark.parametrize("counts", [(0, 0), (0, 4), (3, 0, 1)])
+def test_sequences_without_a_target_are_worth_nothing_and_finite(method, counts):
+    model = Table(0)
+    models, batch = Models(model, {"frozen": Table(1)}), sequences(*[1.0] * len(counts))
+    loss = method.start(models, OfCounts(*counts))(batch)
+    found = gradient(loss, model)
+    assert torch.isfinite(found).all() and all(math.isfinite(part) for part in loss.parts.values())
+    assert [bool(value) for value in loss.per_example] == [count > 0 for count in counts]
+    if not sum(counts):
+        assert float(loss.total.detach()) == 0 and not found.any()
+    else:
+        full = method.start(models, OfCounts(*[count for count in counts if count]))(sequences(*[1.0] * sum(map(bool, counts))))
+        torch.testing.assert_close(loss.total, full.total, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("method", [DFT(), ASFT(anchor=0.5)])
+def test_micro_batches_of_unequal_lengths_add_up_to_the_mean_over_the_steps_tokens(method):
+    """The released code takes each micro-batch's own mean."""
+    model = Table(0)
+    models = Models(model, {"frozen": Table(1)})
+    whole = method.start(models, OfCounts(3, 1))(sequences())
+    parts = [method.start(models, task)(sequences(1.0)) for task in (OfCounts(3), OfCounts(1, first=3))]
+    torch.testing.assert_close(sum(part.total for part in parts), whole.total, rtol=0, atol=1e-14)
+    found = sum(gradient(part, model) for part in parts)
+    torch.testing.assert_close(found, gradient(whole, model), rtol=0, atol=1e-14)
+
+
+def test_with_lora_the_reference_is_the_base_without_dropout(tiny_model, tiny_tokenizer):
+    """In the released code it is the adapted model itself, in training mode."""
+    parts = {"adapt": {"name": "lora", "dropout": 0.5}, "objective": "asft"}
+    trial = Trial(tiny_model, tiny_tokenizer, parts, dropout=0.3)
+    base = trial.model().eval()
+    models = trial.assembled(trial.model()).models
+    models.main.train()
+    assert not any(module.training for module in models.others["frozen"].modules())
+    batch = trial.task.collate(trial.data(), torch.arange(4).numpy())
+    said = trial.task.forward(base, batch).detach()
+    with torch.no_grad():
+        for name, parameter in models.main.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    torch.manual_seed(0)
+    loss = ASFT().start(models, trial.task)(batch)
+    reference, trained = said.log_softmax(-1), loss.outputs.detach().log_softmax(-1)
+    assert loss.parts["kl"] == pytest.approx(float((reference.exp() * (reference - trained)).sum(-1).mean()), abs=1e-12)
 
 
 def test_without_an_anchor_nothing_is_asked_of_a_frozen_model():

@@ -99,6 +99,10 @@ def test_the_queue_teaches_the_head_and_not_the_encoder():
     for parameter in models.main.encoder.parameters():
         torch.testing.assert_close(parameter.grad, torch.zeros_like(parameter), rtol=0, atol=1e-14)
     assert float(models.main.classifier.weight.grad.abs().max()) > 1e-3
+    # Exactly: no path leads from the queue's part to the encoder.
+    of_queue, _ = loss_of._on_queue(batch(8), models.main.encoder(batch(8).inputs["features"]))
+    encoder = list(models.main.encoder.parameters())
+    assert torch.autograd.grad(of_queue, encoder, allow_unused=True) == (None,) * len(encoder)
     assert all(parameter.grad is None for parameter in models.others["frozen"].parameters())
 
 

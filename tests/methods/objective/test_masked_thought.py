@@ -89,6 +89,20 @@ def test_targets_prompts_padding_and_ends_stay_and_the_rest_is_replaced_as_often
     assert bool((changed[may] < draws).all()) and bool((changed[may] > 0).all()), "every token is drawn by itself"
 
 
+def test_how_many_are_replaced_is_binomial(model):
+    """Mean n p and variance n p (1 - p), not a fixed number: each within 4 standard errors of 3000 draws."""
+    n, p, draws = 40, 0.3, 3000
+    function = started(model, rate=p)
+    counts = []
+    for step in range(draws):
+        function.before_step(step + 1, 1, None)
+        chosen, _ = function._draw(3, n)
+        counts.append(int(chosen.sum()))
+    variance = n * p * (1 - p)
+    assert abs(np.mean(counts) - n * p) < 4 * np.sqrt(variance / draws)
+    assert abs(np.var(counts) - variance) < 4 * variance * np.sqrt(2 / draws)
+
+
 def test_before_the_ramp_it_is_cross_entropy_on_the_same_batch(model, data):
     batch = TASK.collate(data, np.arange(6))
     mine = started(model, step=0, steps=10)(batch)

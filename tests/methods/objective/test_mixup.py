@@ -101,12 +101,13 @@ def test_a_weight_goes_with_its_examples_label(tiny_model):
     assert torch.equal(again.total, loss.total)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("alpha, rows", [(0.0, 5), (1.0, 1)])
-def test_without_mixing_it_is_cross_entropy(alpha, rows, tiny_model):
+def test_without_mixing_it_is_cross_entropy(alpha, rows, smoothing, tiny_model):
     """No mixing by the setting, or because the text is alone in its micro-batch."""
     model = model_of(tiny_model, "bert")
     given, gradients, losses = batch(model, lengths=LENGTHS[:rows]), [], []
-    for objective in (CrossEntropy(label_smoothing=0.1), Mixup(alpha=alpha, label_smoothing=0.1)):
+    for objective in (CrossEntropy(label_smoothing=smoothing), Mixup(alpha=alpha, label_smoothing=smoothing)):
         model.zero_grad()
         losses.append(objective.start(Models(model), TASK)(given))
         losses[-1].total.backward()
@@ -114,6 +115,21 @@ def test_without_mixing_it_is_cross_entropy(alpha, rows, tiny_model):
     torch.testing.assert_close(losses[1].total, losses[0].total, rtol=0, atol=1e-12)
     torch.testing.assert_close(losses[1].outputs, losses[0].outputs, rtol=0, atol=1e-12)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-12)
+
+
+def test_as_alpha_vanishes_it_becomes_cross_entropy(tiny_model):
+    """Of texts of one length, for a blend is as long as the longer of its two. Every blend is then one text or the other."""
+    model = model_of(tiny_model, "bert")
+    given = batch(model, lengths=(6,) * 5)
+    plain = CrossEntropy().start(Models(model), TASK)(given)
+    drawn_ends = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        loss = Mixup(alpha=1e-6).start(Models(model), TASK)(given)
+        drawn_ends.add(round(loss.parts["mu"], 9))
+        torch.testing.assert_close(loss.total, plain.total, rtol=0, atol=1e-10)
+        torch.testing.assert_close(loss.per_example, plain.per_example, rtol=0, atol=1e-6)
+    assert drawn_ends == {0.0, 1.0}
 
 
 def test_both_texts_embeddings_learn(tiny_model):

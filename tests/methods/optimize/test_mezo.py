@@ -106,6 +106,21 @@ def test_over_many_seeds_the_direction_is_the_gradient():
     assert len({seed for seed, _, _ in optimizer.log}) == 4000
 
 
+def test_what_has_no_gradient_can_be_minimised():
+    """The share of wrong answers of a linear classifier, whose derivative is 0 almost everywhere."""
+    holder = model()
+    inputs = torch.randn(200, 20, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    labels = inputs @ torch.randn(20, generator=torch.Generator().manual_seed(7), dtype=torch.float64) > 0
+
+    def wrong():
+        return float(((inputs @ weights(holder) > 0) != labels).double().mean())
+
+    optimizer, at_first = started(holder, learning_rate=1.0, epsilon=0.5), wrong()
+    for _ in range(400):
+        optimizer.step(wrong)
+    assert wrong() < 0.1 < 0.3 < at_first
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_run_is_its_log(dtype):
     holder = model(dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ import torch
 from ftft.data.examples import Examples
 from ftft.errors import UserError
 from ftft.methods.select.got_d import GOTD
+from ftft.methods.selection import read_selection
+from ftft.run.reading import recipe_from_dict
+from ftft.run.runner import read_result, run_recipe
 
 
 def examples(n: int, prefix: str) -> Examples:
@@ -50,6 +55,10 @@ def test_of_two_clusters_that_of_the_target_is_chosen() -> None:
     pool[::3] += 6.0
     target = source.standard_normal((25, 4)) + 6.0
     assert set(chosen(pool, target, count=20)) == set(range(0, 60, 3))
+    found = GOTD(fraction=1.0).select(examples(60, "p"), None, seed=0, scoring=scoring(pool, target))
+    near = np.array([int(one[1:]) % 3 == 0 for one in found.ids.to_pylist()])
+    assert found.scores is not None and near[:20].all()
+    assert found.scores[near].max() < 0 < found.scores[~near].min() and abs(found.scores.sum()) < 1e-4
     assert not set(chosen(pool, target - 6.0, count=20)) & set(range(0, 60, 3))
 
 
@@ -88,6 +97,42 @@ def test_classes_can_be_balanced() -> None:
     source = np.random.default_rng(4)
     found = chosen(source.standard_normal((40, 2)), source.standard_normal((9, 2)), count=10, balance="class")
     assert sum(one % 2 for one in found) == 5
+
+
+def test_a_language_model_is_tuned_on_the_chosen_texts_and_then_on_its_task(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    """The paper's two stages, on texts of two kinds of words: of the first those of the target's kind are chosen."""
+    source, kinds = np.random.default_rng(0), (["dog", "cat", "people"], ["good", "bad", "great"])
+
+    def write(name: str, size: int, kind: int | None) -> str:
+        rows = []
+        for row in range(size):
+            words = source.choice(kinds[row % 2 if kind is None else kind], size=6)
+            rows.append(json.dumps({"id": f"{name}-{row}", "text": " ".join(words)}) + "\n")
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+        return str(tmp_path / f"{name}.jsonl")
+
+    sets = {
+        name: {"path": write(name, 8, 1), "role": "id", "split": split}
+        for name, split in (("validation", "validation"), ("test", "test"))
+    }
+    usual = {
+        "train": {"steps": 2, "batch_size": 4, "precision": "fp32"},
+        "evaluate": {"name": "language_modelling", "resamples": 0},
+    }
+    chosen = {"name": "got_d", "target": "validation", "count": 8}
+    raw = {
+        "task": {"name": "causal_language_modelling", "max_length": 32},
+        "data": {"train": {"path": write("train", 24, None)}, "columns": {"id": "id"}, "evaluation": sets},
+        "stages": {
+            "first": {**usual, "model": {"path": str(tiny_llama_folder)}, "select": chosen},
+            "second": {**usual, "model": {"stage": "first"}},
+        },
+        "output": str(tmp_path / "runs"),
+    }
+    folder = run_recipe(recipe_from_dict(raw, default_name="got_d"))
+    kept = read_selection(folder / "stages/first/selection.parquet")
+    assert len(kept) == 8 and all(int(one.removeprefix("train-")) % 2 == 1 for one in kept.ids.to_pylist())
+    assert read_result(folder)["stages"]["first"]["ledger"]["effective"]["scoring"]["examples"] == 24 + 8
 
 
 def test_a_size_is_needed_and_a_diverged_model_is_refused() -> None:

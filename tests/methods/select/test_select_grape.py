@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+import ftft.engine.scoring as scoring_module
 from ftft.data.examples import Examples
 from ftft.engine.ledger import Ledger
 from ftft.engine.scoring import CountedScoring
@@ -133,23 +135,71 @@ def by_hand(model: Any, tokenizer: Any, prompt: str, answer: str) -> float:
     before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
     after = [*after, tokenizer.eos_token_id]
     with torch.no_grad():
-        log_p = model.double()(torch.tensor([before + after])).logits[0].log_softmax(-1)
-    model.float()
+        log_p = copy.deepcopy(model).double()(torch.tensor([before + after])).logits[0].log_softmax(-1)
     return sum(float(log_p[len(before) - 1 + place, token]) for place, token in enumerate(after))
 
 
-def test_the_sum_is_that_of_the_tokens_gathered_by_hand_in_any_batch(model: Any, tokenizer: Any) -> None:
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_sum_is_that_of_the_tokens_gathered_by_hand_in_any_batch(
+    side: str, model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, for which 1e-5 is what the scores' own float32 leaves; whatever side the tokenizer pads on."""
     ledger = Ledger()
+    monkeypatch.setattr(tokenizer, "padding_side", side)
+    model.double()
     scoring = scoring_with(model, tokenizer, ledger)
     expected = np.array([by_hand(model, tokenizer, *row) for row in ROWS])
     together = scoring.predictions(examples())
     alone = np.concatenate([scoring.predictions(examples([row])) for row in ROWS])
-    for found in (together, alone):
-        np.testing.assert_allclose(found[:, 0].astype(np.float64) * found[:, 2], expected, rtol=0, atol=2e-5)
-    assert ledger.effective["scoring"].examples == 14 and ledger.effective["scoring"].flops > 0
+    monkeypatch.setattr(scoring_module, "BATCH", 3)
+    for found in (together, alone, scoring.predictions(examples())):
+        np.testing.assert_allclose(found[:, 0].astype(np.float64) * found[:, 2], expected, rtol=0, atol=1e-5)
+    assert ledger.effective["scoring"].examples == 21 and ledger.effective["scoring"].flops > 0
     best = [max((value, -place) for place, value in enumerate(expected) if ROWS[place][0] == prompt)[1]
             for prompt in ("the film", "a dog", "people")]  # fmt: skip
     assert sorted(chosen(GRAPE(normalise="sum"), scoring)) == sorted(f"r{-place}" for place in best)
+
+
+def test_the_kept_answer_is_the_likeliest_of_its_prompt_and_there_is_one_for_each() -> None:
+    source = np.random.default_rng(5)
+    for normalise in ("mean", "sum"):
+        rows = [(f"p{source.integers(9)}", f"a{place}") for place in range(60)]
+        means, tokens = -source.integers(1, 6, 60) / 4, source.integers(1, 5, 60)  # many of them equal
+        scores = means if normalise == "mean" else means * tokens
+        method = GRAPE(normalise=normalise)  # type: ignore[arg-type]
+        kept = [int(one[1:]) for one in chosen(method, Given(means.tolist(), tokens.tolist()), examples(rows))]
+        prompts = [rows[place][0] for place in kept]
+        assert sorted(prompts) == sorted({prompt for prompt, _ in rows})
+        for place in kept:
+            pool = [other for other, (prompt, _) in enumerate(rows) if prompt == rows[place][0]]
+            assert scores[place] == max(scores[pool])
+            assert f"r{place}" == min(f"r{other}" for other in pool if scores[other] == scores[place]), "equal ones by id"
+
+
+def test_a_chats_score_is_that_of_what_the_assistant_says_after_the_template(model: Any, tokenizer: Any) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role + ' ' }}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.content + ' ' }}{% endgeneration %}{% else %}{{ m.content + ' ' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
+    )
+    before, tokenizer.chat_template = tokenizer.chat_template, template
+    try:
+        rows = [("the film", "good"), ("the film", "very bad film")]
+        chats = [json.dumps([{"role": "user", "content": one}, {"role": "assistant", "content": other}]) for one, other in rows]
+        some = Examples(pa.array(["a", "b"]), {"messages": pa.array(chats)}, np.zeros(2, dtype=np.int64), (), "f")
+        said = scoring_with(model.double(), tokenizer).predictions(some)
+        for (prompt, answer), found in zip(rows, said):
+            begin, whole = (
+                tokenizer(text, add_special_tokens=False)["input_ids"]
+                for text in (f"user {prompt} assistant", f"user {prompt} assistant {answer}")
+            )
+            with torch.no_grad():
+                log_p = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+            expected = sum(float(log_p[place - 1, whole[place]]) for place in range(len(begin), len(whole)))
+            assert found[2] == len(whole) - len(begin)
+            assert float(found[0]) * float(found[2]) == pytest.approx(expected, abs=1e-5)
+    finally:
+        tokenizer.chat_template = before
 
 
 def test_what_the_model_itself_would_say_beats_the_same_words_in_another_order(model: Any, tokenizer: Any) -> None:

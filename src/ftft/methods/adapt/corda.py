@@ -8,11 +8,14 @@
 of W on these inputs, |(W - s B A) C|_F^2 = sum of the other S_i^2. ``kpm`` (knowledge-preserved) trains the r smallest, so that
 what the layer does on these inputs stays in the frozen weight; the paper takes C from examples of the knowledge to keep. Here
 both look at the rows the stage learns from, which is what ``ipm`` means; ``kpm`` then keeps what the model does on those.
+Few or short examples leave C without full rank, and A and B unbalanced by what is added to it (peft issue 2317). The frozen
+weight is no longer the pretrained one: without its adapter the model is another.
 
-Yang et al. 2024, arXiv 2406.05223, section 3, and the authors' code, which divides X by its largest value and adds
-0.01 mean(diag C) I to C, doubled until C C^-1 is I to 0.05. The formula is computed here, in the model's precision: peft's
-``preprocess_corda`` computes in float32 only and refuses models in float64, counts padding among the inputs, takes one example
-at a time only, and divides by |max X|, which is not the largest magnitude and is 0 where no input is positive.
+Yang et al. 2024, arXiv 2406.05223, section 3. Scaling and damping are those of the authors' code, in which X is divided and
+0.01 mean(diag C) I added to C, doubled until C C^-1 is I to 0.05; but they, and peft, divide by |max X|, which is not the
+largest magnitude and is 0 where that of the inputs is: here max |X| divides. The formula is computed here, in the model's
+precision: peft's ``preprocess_corda`` computes in float32 only and refuses models in float64, counts padding among the inputs,
+and takes one example at a time only.
 """
 
 from __future__ import annotations

@@ -10,6 +10,10 @@ least tau with what it was one batch before; layers with the same input share th
 alpha_l = alpha r_l / r, unless ``adjust_scaling`` is off. With ``whiten`` row i is divided by
 sqrt(sigma_i), the singular value of the inputs seen.
 
+Peft's code is followed where it says more than the paper: a direction counts as found by its cosine with the sign (signs are
+made alike before), not by the cosine's size, and the decompositions are random ones with a seed of their own. Peft by default
+also leaves out tokens without a label, as of prompts; here all but padding count, whatever the task.
+
 Where we correct peft (0.21): with ``whiten`` it divides the rows that layers share once for every layer, so that query, key
 and value start from rows divided by sigma^(3/2), which is undone here. It goes through the data for ever where the directions
 never settle or every batch is too short; here at most ``batches`` batches are looked at. It decomposes in 2 rho r

@@ -13,7 +13,9 @@ Where we depart from the code, whose adapter is an optimizer of its own:
 - Any optimizer goes that has an entry of state per trained entry, but none whose moments are quantised in blocks. Their
   AdamW is ours with betas (0.9, 0.95); it adds eps to sqrt(v) where torch adds it to sqrt(v / (1 - b2^t)), so that its eps
   counts for more in the first steps.
-- Weight decay, 0 there, pulls towards the weight an entry had when it began to be trained, not towards 0.
+- Weight decay, 0 by default there too, pulls a matrix's masked entries towards 0 there. Here they do not decay: they are kept
+  as a vector, and vectors are spared by the optimizers here.
+- Its refresh passes over a matrix that got no gradient in that step; here every matrix is chosen from anew.
 - It spares only layers named lm_head, so that a new classifier would be masked; here every parameter outside the pretrained
   part is trained whole, or with ``train_head: false`` not at all.
 - Its budget (m + n) * 128 is 6 % of a 4096 x 4096 matrix but a third of BERT's; the default is the paper's 5 % of each.

@@ -24,7 +24,8 @@ class LinearProbe:
 
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
-    tasks: ClassVar[tuple[str, ...]] = ("*",)
+    # All that have a head: two towers are pretrained parts alone.
+    tasks: ClassVar[tuple[str, ...]] = ("text_classification", "causal_language_modelling", "image_classification")
     sharded: ClassVar[bool] = True
     trainable: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "Alain and Bengio 2016, arXiv 1610.01644"

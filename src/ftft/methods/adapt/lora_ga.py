@@ -11,8 +11,10 @@ values are not used, and A and B carry the same c. That is "ArB2r"; the other wa
 
 Wang, Yu and Li 2024, arXiv 2407.05000, section 3, and the authors' code. We follow these and not peft's own "lora_ga" (0.21),
 which multiplies only B, and by diag(S) c, so that its first step is no multiple of G_2r, and which under "random" gives A and B
-the same r directions. In two things we differ from the authors' code: gradients are taken in evaluation mode, without the noise
-of dropout, and the random numbers of the truncated decomposition come from a seed of their own.
+the same r directions. gamma 16 is the default of the authors' library; their command that reproduces the paper has 64. In two
+things we differ from the authors' code: gradients are taken in evaluation mode, without the noise of dropout, and the random
+numbers of the truncated decomposition come from a seed of their own. s B A, of A and B as rounded, is taken out of W in float32
+or finer: in bfloat16 it would be lost. The frozen weight is no longer the pretrained one.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ class ProbeThenFull:
 
     needs: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[str, ...]] = ()
-    tasks: ClassVar[tuple[str, ...]] = ("*",)
+    # All that have a head: two towers are pretrained parts alone.
+    tasks: ClassVar[tuple[str, ...]] = ("text_classification", "causal_language_modelling", "image_classification")
     sharded: ClassVar[bool] = False
     trainable: ClassVar[str] = "scheduled"
     paper: ClassVar[str] = "Kumar et al. 2022, arXiv 2202.10054 (LP-FT)"

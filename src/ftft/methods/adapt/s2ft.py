@@ -5,12 +5,17 @@
 
 with W frozen and S from 0 (``ftft.nn.slices``): dense products, and little to keep for the backward pass of output and down.
 For each of the four a share of all heads or channels of the model is drawn uniformly, so that layers differ in how many they
-have. Yang et al. 2024, arXiv 2412.06289; the draw is that of their code, which has none of the paper's other ways to choose.
+have. Yang et al. 2024, arXiv 2412.06289; the draw and the shares are those of their code, which trains no value and up rows and
+has none of the paper's other ways to choose (weights, activations, gradients). LLaMA-3's shares there are output 0, down 0.03.
+A method of 2026 by the same name, with sparse spectra, is another.
 
 Where we depart from the code:
 - It permutes the projections so that what is chosen lies side by side, by an order over heads that does not fit the fewer
   key-value heads of grouped-query attention (its LLaMA-3 scripts have output 0). Here an index names the channels, nothing is
   permuted, and a key-value head is chosen with all the query heads that use it.
+- Its memory-saving AdamW lets the weight decay act on the whole matrix, frozen channels included. Here only S decays, to 0, so
+  that the weight is pulled to where it began.
+- Its layers take inputs [batch, length, n] only and add to their output in place; these take any shape and add out of place.
 - It rounds the number drawn down; here it is rounded, and at least one where the share is above 0, so that small models too
   have something to train.
 - The head of the model is trained whole, or with ``train_head: false`` not at all, as there, where it is the language model's.
@@ -90,7 +95,9 @@ class S2FT:
             return []
         layers = _projections(model, where, role)
         channels = [layer.in_features if role in ("output", "down") else layer.out_features for layer in layers.values()]
-        widths = [_head_width(model, count) if role in ("value", "output") else 1 for count in channels]
+        widths = [
+            _head_width(model, name, count) if role in ("value", "output") else 1 for name, count in zip(layers, channels)
+        ]
         # A generator of its own, so that one share does not change what another draws.
         generator = torch.Generator().manual_seed(4 * self.seed + index)
         units = draw([count // width for count, width in zip(channels, widths)], share, generator)
@@ -122,10 +129,14 @@ def _projections(model: torch.nn.Module, where: ModelMap, role: str) -> dict[str
     return found
 
 
-def _head_width(model: torch.nn.Module, channels: int) -> int:
-    """How many of a projection's ``channels`` belong to one key-value head and, where they are more, its query heads."""
-    config = getattr(model, "config", None)
-    heads = getattr(config, "num_attention_heads", None)
+def _head_width(model: torch.nn.Module, name: str, channels: int) -> int:
+    """How many ``channels`` of the projection called ``name`` belong to one key-value head and, where they are more, its query
+    heads. The config of the nearest module around it says so: each of two towers has its own."""
+    heads, config = None, None
+    while heads is None and name:
+        name = name.rpartition(".")[0]
+        config = getattr(model.get_submodule(name), "config", None)
+        heads = getattr(config, "num_attention_heads", None)
     groups = getattr(config, "num_key_value_heads", None) or heads
     if not isinstance(groups, int) or channels % groups:
         raise UserError(

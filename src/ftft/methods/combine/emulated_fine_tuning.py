@@ -6,11 +6,14 @@ N is the stage's model before training and F_1 after it; F_2, ... are the finish
 fine-tuned from the same N; M is the pretrained model that the recipe names in ``other_models.target``. M larger than N is
 up-scaling (train the small one, write with the large one's knowledge), M smaller is down-scaling. No weights are merged: the
 result is a predictor of two models and more, one forward pass of each for every token. Mitchell et al. 2023, arXiv 2310.12962,
-sections 2.2 and 3; ``top_p: 0.95`` is their conservative decoding. Speculative decoding, which changes the speed and not the
-result, is not built.
+sections 2.2 and 3; ``top_p: 0.95`` is their conservative decoding, in which the likeliest tokens are the fine-tune's (not the
+base's) and the others keep the fine-tune's weight. The paper is followed; its repository holds no code. Speculative decoding,
+which changes the speed and not the result, is transformers' own: ``generate`` with ``assistant_model`` and
+:class:`ftft.bridges.emulation.EmulatedFineTuningProcessor`.
 
-All models have one tokenizer, and write what its chat template asks for. A product of distributions normalised at every token
-is not the normalised product over whole texts; that approximation is the paper's.
+All models have one tokenizer (others are refused; rows of an embedding that only pad it are cut off), and write what its chat
+template asks for. A product of distributions normalised at every token is not the normalised product over whole texts; that
+approximation is the paper's.
 """
 
 from __future__ import annotations

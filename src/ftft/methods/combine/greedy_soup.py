@@ -4,7 +4,8 @@
     for each next member i:  candidate = (n soup + theta_i) / (n + 1);  keep it if it scores higher (ties: a setting)
 
 Wortsman et al. 2022, arXiv 2203.05482, recipe 1. The paper's text accepts a candidate that scores as high, its code only one
-that scores higher; the code's rule is the default. The soup never scores below the best member on that validation set.
+that scores higher; the code's rule is the default. The soup never scores below the best member on that validation set, which is
+soon overfitted where it is small: judge the soup by another.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     theta_k = sum_i a_ik theta_ik,   a_k = softmax over members of c_k;   minimise the validation loss of logits * t over c, t
 
 by AdamW with learning rate 0.05, no weight decay, 5 epochs, from equal shares and t = 1. Wortsman et al. 2022, arXiv
-2203.05482, appendix I, and the released code. All members are in memory at once. The temperature t only serves the
+2203.05482, appendix I; all that is from the released code. All members are in memory at once. The temperature t only serves the
 learning and is left out of the result, which must be plain weights: it changes confidence, not decisions.
 """
 

@@ -3,7 +3,10 @@
     theta = (1/m) sum_i theta_i
 
 Wortsman et al. 2022, arXiv 2203.05482, section 2. The members must begin from the same weights, head included; models from
-different beginnings have no common basin, and their mean is no model.
+different beginnings have no common basin, and their mean is no model. As in the released code every tensor is averaged, but for
+whole numbers, which are the first member's (the code averages counters too); sums are in float32 and rounded once. Running
+statistics of batch normalisation are averaged as they are, not estimated anew. Adapters are merged first: the mean of LoRA's
+factors is not the mean of what they add.
 """
 
 from __future__ import annotations

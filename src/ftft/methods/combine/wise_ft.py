@@ -4,7 +4,12 @@
 
 theta_0 are the weights that training began with, a newly drawn head included: the line is then theta_0 + alpha (theta_1 -
 theta_0), so that a new head learns as usual and only answers with less confidence. Wortsman et al. 2022, arXiv 2109.01903,
-section 3; alpha 0.5 is recommended where no validation set out of distribution is at hand.
+section 3; alpha 0.5 is recommended where no validation set out of distribution is at hand. Paper and code agree: the head is on
+the line too. Whole numbers (counters, position ids), which the code interpolates like all else, are the fine-tuned model's.
+
+With a head drawn anew the line begins at a model that cannot do the task, and there is little to win: begin from a head that
+fits (another stage's model, as of ``linear_probe``). BANG (Lin et al. 2023, arXiv 2309.17230) is this after fine-tuning with
+``objective: mixup`` and its label smoothing; how strong both are in the recipe is ours, for the paper could not be read.
 """
 
 from __future__ import annotations

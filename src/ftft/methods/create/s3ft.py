@@ -12,9 +12,10 @@ SDFT that the paper compares with; ``paraphrase: false`` leaves out the second.
 
 The judge compares the answer in the text (:mod:`ftft.tasks.answers`) with that in the row, so a right last number behind wrong
 reasoning passes. The paper's caption judges y; it means y'. Its prompts state the answer's format: state it in the rows' own
-prompts. ``instruction`` is our wording of the paraphrase prompt. Texts are written greedily, and one that has not ended within
-``max_tokens``, or would not fit into the task's ``max_length`` beside its prompt, is no answer. Judges of one's own:
-:func:`own_answers`.
+prompts. ``instruction`` is our wording of the paraphrase prompt. Texts are written greedily (sampled ones would give another
+mixture of sources), and one that has not ended within ``max_tokens``, or would not fit into the task's ``max_length`` beside
+its prompt, is no answer. The paper's other judges, unit tests (MBPP) and a language model (reading comprehension), are not
+among ours; :func:`own_answers` takes any. Written from the paper alone. trl's experimental "sdft" is another method.
 
 Every row keeps its id; where its target comes from (``self``, ``paraphrase``, ``gold``) is written down.
 """

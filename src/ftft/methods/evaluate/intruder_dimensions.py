@@ -10,8 +10,13 @@ of the released code, which compares left singular vectors only and counts as he
 
 In small matrices no direction is far from all u0_i, so ``random`` says how many of as many random directions (k in every
 layer, uniform on the sphere) would have counted. Layers that training left as they were have none and are not decomposed.
-The cosines are computed in the weights' own precision: rounding the base to half precision, as the released loader does,
-moves them.
+The cosines are computed in the weights' own precision, in float32 at least: the released loader rounds the base to half
+precision, which moves them. Compare runs of equal accuracy, or the count is one of learning rates.
+
+The paper's mitigation, W1 + (share - 1) sum_j s1_j u1_j v1_j^T over the intruders j, is for LoRA in peft:
+``peft.tuners.lora.intruders.reduce_intruder_dimension``, which finds the intruders that are counted here. Its docstring has
+``mitigation_lambda`` the wrong way round: it is the share that is kept (1: all, 0.75, its default, takes a quarter away), as in
+the paper. What remains has a rank above r, and is cut to r.
 """
 
 from __future__ import annotations
@@ -51,9 +56,13 @@ class IntruderDimensions:
         by_layer: dict[str, dict[str, float]] = {}
         looked_at = at_random = 0
         for name, weight in tuned.items():
-            if name not in base or base[name].shape != weight.shape or torch.equal(weight, base[name]):
+            if name not in base or base[name].shape != weight.shape:
                 continue
-            directions = torch.linalg.svd(base[name], full_matrices=False).U
+            dtype = torch.promote_types(torch.promote_types(weight.dtype, base[name].dtype), torch.float32)
+            weight, before = weight.to(dtype), base[name].to(dtype)
+            if torch.equal(weight, before):
+                continue
+            directions = torch.linalg.svd(before, full_matrices=False).U
             cosines = largest_cosines(weight, directions, self.top_k)
             drawn = torch.randn(len(weight), len(cosines), generator=generator, dtype=torch.float64).to(weight.dtype)
             chance = (directions.T @ (drawn / drawn.norm(dim=0))).abs().amax(dim=0)

@@ -5,8 +5,10 @@
 with r the frozen model's and q the trained model's distribution over the classes (the vocabulary) at unit u: the forward
 divergence KL(r || q), which the paper's ablation finds better than the reverse. Without an anchor DFT drifts. Zhu et al.
 2025, arXiv 2509.23753; mechanism read in the released code, whose README and paper use 0.05 (its function's default is 0.1).
-There the mean is taken over a micro-batch's tokens, which breaks accumulation, and with LoRA the reference runs with
-dropout on; here it is over the whole step, and the reference is a frozen copy in evaluation mode.
+There the mean is taken over a micro-batch's tokens, which breaks accumulation, and with LoRA the reference is the adapted model
+with its adapters off but its dropout on; here it is over the whole step, and the reference is a frozen copy in evaluation mode.
+The code's other modes are dft (anchor 0) and sft + kl, which is not built. Its README warns that the rounding of DeepSpeed can
+undo what DFT's weights do; there is no DeepSpeed here.
 """
 
 from __future__ import annotations

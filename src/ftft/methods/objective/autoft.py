@@ -8,9 +8,11 @@ P trainable parameters and w0 the same before training. Choi et al. 2024, arXiv 
 
 Alone it is cross-entropy. The stage's ``search`` makes it AutoFT: short trials with other weights, learning rate and weight
 decay, each scored on a validation set out of distribution (``searched`` are the paper's ranges), then one training with the
-best. As the paper has it the weight of CE is 1 throughout; the released code trains its final model with a sampled one, and by
-a scheduler undoes the learning rate it has found. Its contrastive loss of images and captions is left out, for it needs two
-towers, and so are searched seeds: the seed is the recipe's, or runs under several could not be compared.
+best. As the paper has it the weight of CE is 1 throughout. Two errors of the released code are mended: it trains its final
+model with a sampled weight of CE that no trial had, and its scheduler sets the rate of the command line in every step, so that
+the learning rate it searches is never applied. Its contrastive loss of images and captions is left out (it needs two towers);
+so are its optional rates for each layer, its pruning of trials, and searched seeds: the seed is the recipe's, or runs under
+several could not be compared.
 
 A regulariser counts parameters that have a counterpart of their name and shape in the model before ``adapt``; set
 ``optimize.weight_decay`` beside it as you wish, the search varies it too.
@@ -45,7 +47,7 @@ class AutoFT:
     l1_start: float = setting(0.0, "weight of the mean absolute distance from the start", origin="ours: searched", ge=0)
     l2_start: float = setting(0.0, "weight of the mean squared distance from the start", origin="ours: searched", ge=0)
 
-    needs: ClassVar[tuple[str, ...]] = ("frozen_base",)
+    needs: ClassVar[tuple[str, ...]] = ("frozen_base", "own_parameters")
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("text_classification", "image_classification")
     sharded: ClassVar[bool] = False

@@ -4,7 +4,8 @@
 
 so that the gradient is that of -p_u: the update of plain supervised fine-tuning divided by p_u, which undoes its
 reward of 1 / p for unlikely targets. Wu et al. 2025, arXiv 2508.05629, section 3. In classification the unit is the
-example and the target its label. Units of low probability hardly learn: sets full of new facts can end below the base.
+example and the target its label. The mean is over the units of the whole step, as in TRL's ``loss_type="dft"``, whose loss this
+is. Units of low probability hardly learn: sets full of new facts can end below the base.
 """
 
 from __future__ import annotations

@@ -13,11 +13,14 @@ features under f_0 and f, rows of length 1:
     (iii) zhat = s P, rows of length 1
 
 Then (z_i, f_0(x_i), y_i) enter the queue, and the oldest leave it. Gradients reach f through z_i alone. Zhou, Chen and Huang
-2023, arXiv 2308.12058; read in the released code, whose one mean over B + K gives the regulariser the weight K / (B + K).
+2023, arXiv 2308.12058; read in the released code and followed there: its one mean over B + K gives the regulariser the weight
+K / (B + K), and the paper's own form may weight it otherwise. With a queue much longer than the batch the batch counts little.
 
 Ours: the code fills the queue before training with a pass over the data; here the first batches fill it, so that the first
-one is ordinary fine-tuning and the regulariser's weight grows until K = ``queue_size``. A batch need not divide ``queue_size``;
-a class may have one example in the queue or none (the code fails). An example brings its weight into the queue. An iteration
+one is ordinary fine-tuning and the regulariser's weight grows until K = ``queue_size``. Mended: a batch need not divide
+``queue_size`` (the code writes slices); a class may have one example in the queue (the code squeezes its dimension away) or
+none (its mean over no rows is no number). The turned cloud stays around 0, as in the code, whose translation after turning is
+always 0; step (ii) alone puts it back in its place. An example brings its weight into the queue. An iteration
 is a micro-batch, counted through the whole training (in the code: anew every epoch).
 """
 

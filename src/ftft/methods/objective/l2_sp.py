@@ -37,7 +37,7 @@ class L2SP:
     beta: float = setting(0.01, "weight of the head's squared norm", origin="code: train.sh", ge=0)
     vectors: bool = setting(True, "whether biases, norms and other vectors count, too", origin="paper: all; code: matrices")
 
-    needs: ClassVar[tuple[str, ...]] = ("frozen_base",)
+    needs: ClassVar[tuple[str, ...]] = ("frozen_base", "own_parameters")
     offers: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ("*",)
     sharded: ClassVar[bool] = False

@@ -13,7 +13,8 @@ defaults (those of GSM8K) from the released code. There the schedule counts the 
 accumulation: here it counts optimizer steps. It may replace end tokens, whose place chats rely on: here the last token of every
 told part and the tokens that the model's own generation ends with stay. ``random_share`` below 1 puts one fixed token for the
 rest of the replaced, as the code's settings for other data do with a new mask token; a new token would need new rows of the
-embeddings, so it is the model's padding token, or any other that ``mask_token`` names.
+embeddings, so it is the model's padding token, or any other that ``mask_token`` names. Not here are three options of the
+code: a falling share, a late start, and hiding the replaced tokens from attention.
 
 The noise of an example follows from the training's random numbers, the step and the example alone, whatever batch it stands in
 and whatever process computes it.

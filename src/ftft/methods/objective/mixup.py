@@ -8,7 +8,9 @@ arXiv 1905.08941. As in the authors' code there is one mu for a micro-batch, and
 text is not mixed. BANG (Lin et al. 2023, arXiv 2309.17230) fine-tunes with mixup and label smoothing, then averages weights.
 
 A blend is as long as the longer of the two: it attends wherever either has a token. What else is given for each token
-(segments) is that of text i, and of text p(i) beyond the end of text i.
+(segments) is that of text i, and of text p(i) beyond the end of text i. So as alpha goes to 0 the loss becomes cross-entropy
+where texts are of one length; a short text beside a long one is read with attended padding. Both losses are exactly
+cross-entropy at alpha 0.
 
 An example's loss is that of its own label, mu l(f(x~_i), y_i) + (1 - mu) l(f(x~_q), y_i) with p(q) = i: the same sum in
 another order, so that weights apply exactly. An example of weight 0 teaches nothing of its label, but is blended into others.

@@ -6,7 +6,9 @@ the other blocks are frozen. What lies outside the blocks learns always. Pan et 
 The paper calls the draw importance sampling; there and in its code it is uniform, as here. The paper ran every interval as a
 training of its own, with fresh moments; its code (LMFlow) keeps the moments of frozen blocks, and with them the memory that
 the method is to save. Here a block that is frozen loses its moments (``keep_state``: keeps them), a block that is drawn twice
-in a row goes on with them. All parameters belong to the optimizer from the start, or a block frozen at first could never learn.
+in a row goes on with them. All parameters belong to the optimizer from the start, or a block frozen at first could never learn
+(a trap of copies of that code, which froze all blocks before the optimizer was made: any ``layers`` gave the same loss). LMFlow
+draws with numpy's global generator, which processes must seed alike; here the draw follows from the seed and the step's number.
 Not to be combined with an adapter that moves the set of trainable parameters itself.
 """
 

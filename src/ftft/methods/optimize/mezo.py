@@ -6,7 +6,12 @@ Every step draws a direction z ~ N(0, I) over the trainable parameters w and mea
 
 z is never kept: it is made anew, parameter by parameter, from the step's seed. So a run is its list of seeds and slopes, which
 the optimizer's state holds (:meth:`ftft.nn.zeroth_order.ZerothOrderSGD.replay`). Malladi et al. 2023, arXiv 2305.17333,
-algorithm 1 and section 2.1; the model is in evaluation mode, as in its code. Biases, norms and other vectors do not decay.
+algorithm 1 and section 2.1. As in its code, the model is in evaluation mode, and biases, norms and other vectors do not decay.
+Only loss values are asked for: the optimizer itself also minimises what has no gradient, such as an error rate.
+
+Known troubles of the released code, from its issues: in float16 the loss becomes 0 or NaN, and in 16 bits moving there and back
+wears the weights down, so that here they are float32 or wider; a log made on a GPU cannot be replayed on a CPU, whose random
+numbers are others, and that holds here too. There is no accumulation in it; here both losses are of the whole step.
 
 The loss that is reported of a step is the one at w + eps z. Use a constant learning rate, as the paper does. It takes many more
 steps than AdamW (the paper: 20,000 to 100,000) and begins from a model that can do the task to some extent: with a new random

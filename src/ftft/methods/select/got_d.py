@@ -7,11 +7,16 @@ optimal transport between them (:mod:`ftft.nn.optimal_transport`), C_ij = |x_i -
 
 c_i is the derivative of the transport's cost when weight is moved to example i and taken from the others alike: where it is
 most negative, more of the example brings the pool nearer to the target. Tuning lightly on a subset moves what the model was
-pretrained on in its direction; the pool stands in for the pretraining data, and has to resemble them.
+pretrained on in its direction; the pool stands in for the pretraining data, and has to resemble them: where it does not, what
+is chosen is what lies nearest to the target.
 
-Kang et al. 2024, arXiv 2405.02774; the calibrated gradient is that of the group's LAVA (Just et al. 2023,
-arXiv 2305.00054). Embeddings are the mean over tokens of the scoring model's last hidden states. The derivative holds for a
-small k / N, and there is no term for diversity: remove duplicates first.
+The paper pretrains a language model a little more on what was chosen, without labels, and then fine-tunes it: a first stage of
+language modelling that selects, and a second that begins with its model (``model: {stage: ...}``). Examples chosen for
+classification are learned with their labels.
+
+Kang et al. 2024, arXiv 2405.02774; the calibrated gradient is that of the group's LAVA (Just et al. 2023, arXiv 2305.00054), as
+its code has it. Embeddings are the mean over tokens of the scoring model's last hidden states. The derivative holds for a small
+k / N, and there is no term for diversity: remove duplicates first.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ class GOTD:
     """Examples that bring the pool nearer to a target sample, by the gradient of optimal transport between embeddings."""
 
     needs: ClassVar[tuple[str, ...]] = ("scoring_model",)
-    tasks: ClassVar[tuple[str, ...]] = ("text_classification",)
+    tasks: ClassVar[tuple[str, ...]] = ("text_classification", "causal_language_modelling")
     sharded: ClassVar[bool] = True
     paper: ClassVar[str] = "Kang et al. 2024, arXiv 2405.02774"
     example: ClassVar[dict[str, Any]] = {"target": "validation", "fraction": 0.33}

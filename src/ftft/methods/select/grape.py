@@ -14,7 +14,8 @@ method.
 
 Prompts are the same where their texts are; of a chat, where all before the assistant's last turn is, and what the assistant
 said earlier counts in s_j as in the loss. A prompt with one answer keeps it. ``choose`` has the paper's other arms: the least
-likely answer, and a random one (which no model is asked for).
+likely answer, and a random one (which no model is asked for). "Highest" in the paper's table 2 is the highest perplexity: it is
+``worst`` here. Written from the paper alone.
 """
 
 from __future__ import annotations
