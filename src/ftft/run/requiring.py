@@ -47,11 +47,11 @@ def require_heads(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> N
 
 def require_packing(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
     """UserError where a stage is to pack several examples in a row and its model does not keep them apart."""
-    from ftft.models.loading import load_model
-    from ftft.models.packing import require_separate
-
     for name, stage in recipe.stages.items():
         if stage.train.pack:
+            from ftft.models.loading import load_model  # torch is loaded only where a model has to be tried
+            from ftft.models.packing import require_separate
+
             where = f"stages.{name}"
             loaded = load_model(pretrained(recipe, name), task.model, label_names, seed=recipe.seed, where=f"{where}.model")
             require_separate(loaded.model, f"{where}.train.pack")
@@ -60,24 +60,28 @@ def require_packing(recipe: Recipe, task: Task, label_names: tuple[str, ...]) ->
 def require_adapters(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
     """UserError where the model of a stage with a trainer cannot have the stage's adapter: what comes before it would be
     trained for nothing. Tried on the model's shapes, and on the model itself where an adapter asks for numbers."""
-    from ftft.engine.shapes_only import ShapesOnly
+    for name, stage in recipe.stages.items():
+        if stage.trainer is not None and stage.adapt["name"] != "full":
+            try:
+                _try_adapter(recipe, name, task, label_names)
+            except UserError as error:
+                where, sentence = f"stages.{name}", str(error)
+                raise UserError(sentence if sentence.startswith(where) else f"{where}.{sentence}") from None
+
+
+def _try_adapter(recipe: Recipe, name: str, task: Task, label_names: tuple[str, ...]) -> None:
+    """Give the model of the stage `name` the stage's adapter; UserError where it cannot have it."""
+    from ftft.engine.shapes_only import ShapesOnly  # torch is loaded only where an adapter has to be tried
     from ftft.models.loading import load_model, load_shapes
 
-    for name, stage in recipe.stages.items():
-        if stage.trainer is None or stage.adapt["name"] == "full":
-            continue
-        where, shapes, settings = f"stages.{name}", ShapesOnly(), pretrained(recipe, name)
-        adapter = registry.build("adapt", stage.adapt, f"{where}.adapt")
-        model, _ = load_shapes(settings, task.model, label_names, where=f"{where}.model", inside=shapes)
-        try:
-            try:
-                with shapes:
-                    adapter.adapt(model, None)
-            except UserError:
-                raise
-            except Exception:  # a method may ask its tensors for anything
-                loaded = load_model(settings, task.model, label_names, seed=recipe.seed, where=f"{where}.model")
-                adapter.adapt(loaded.model, None)
-        except UserError as error:
-            sentence = str(error)
-            raise UserError(sentence if sentence.startswith(where) else f"{where}.{sentence}") from None
+    where, shapes, settings = f"stages.{name}", ShapesOnly(), pretrained(recipe, name)
+    adapter = registry.build("adapt", recipe.stages[name].adapt, f"{where}.adapt")
+    model, _ = load_shapes(settings, task.model, label_names, where=f"{where}.model", inside=shapes)
+    try:
+        with shapes:
+            adapter.adapt(model, None)
+    except UserError:
+        raise
+    except Exception:  # a method may ask its tensors for anything
+        loaded = load_model(settings, task.model, label_names, seed=recipe.seed, where=f"{where}.model")
+        adapter.adapt(loaded.model, None)
