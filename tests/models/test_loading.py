@@ -8,9 +8,10 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ftft.errors import UserError
-from ftft.models.loading import load_classifier, load_saved, resolve
+from ftft.models.loading import load_classifier, load_model, load_saved, resolve
 from ftft.models.settings import ModelSettings
 
 NAMES = ("no", "yes")
@@ -151,6 +152,20 @@ def test_fingerprint_tells_models_apart_and_ignores_the_seed(tiny_bert_folder, f
 def test_float64_on_request_and_float32_otherwise(tiny_bert_folder):
     assert load_classifier(settings(tiny_bert_folder), NAMES).model.dtype == torch.float32
     assert load_classifier(settings(tiny_bert_folder), NAMES, dtype=torch.float64).model.dtype == torch.float64
+
+
+@pytest.mark.parametrize("padding", range(0, 64, 8))
+def test_weights_lie_where_torch_would_have_put_them_wherever_the_file_has_them(copy, padding):
+    """Products differ in the last digit by the place on some processors: a saved model must give what it gave before."""
+    file = copy / "model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "filling": "x" * padding})  # moves the weights in the file
+    loaded = load_classifier(settings(copy), NAMES).model
+    assert {value.data_ptr() % 64 for value in loaded.state_dict().values()} == {0}
+
+
+def test_tied_weights_stay_tied(tiny_folder):
+    decoder = load_model(settings(tiny_folder("gpt2", headless=True)), "causal_language_model", (), seed=0).model
+    assert decoder.lm_head.weight is decoder.transformer.wte.weight
 
 
 def test_nothing_is_printed_and_the_logging_is_as_before(tiny_bert_folder, capfd):

@@ -21,7 +21,6 @@ from ftft.models.saving import save_model
 from ftft.run.evaluating import (
     Evaluation,
     evaluate,
-    evaluate_saved,
     read_predictions,
     said_of,
     sets_searched,
@@ -29,6 +28,7 @@ from ftft.run.evaluating import (
     write_named_predictions,
     write_predictions,
 )
+from ftft.run.evaluating_saved import evaluate_saved
 from ftft.run.recipe import Recipe
 from ftft.run.telling import data_summary
 
@@ -171,6 +171,40 @@ def test_a_saved_model_that_tells_its_training_prior_is_corrected_from_it(
     assert found["test"]["prior_corrected"]["training_prior"] == pytest.approx([0.1, 0.9])
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     assert document["training_prior"]["of"] == "what the model learned from"
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "measured_in"),
+    [
+        ("bf16", "auto", "bf16"),
+        ("fp32", "auto", "fp32"),
+        ("bf16", "fp32", "fp32"),
+        ("fp7", "auto", "found"),
+        (None, "auto", "found"),
+    ],
+)
+def test_a_saved_model_is_measured_in_its_precision_unless_the_recipe_says_another(
+    tmp_path: Path,
+    tiny_model: Callable[..., Any],
+    tiny_tokenizer: Any,
+    tiny_recipe: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+    told: str | None,
+    asked: str,
+    measured_in: str,
+) -> None:
+    model = tiny_model("bert", id2label={0: "negative", 1: "positive"}, label2id={"negative": 0, "positive": 1})
+    saved = save_model(tmp_path / "m", model, tiny_tokenizer, metadata={"precision": told})
+    used, predict = [], ftft.run.evaluating.predict
+
+    def watched(*given: Any, precision: str, **more: Any) -> Any:
+        used.append(precision)
+        return predict(*given, precision="fp32", **more)
+
+    monkeypatch.setattr(ftft.run.evaluating, "predict", watched)
+    monkeypatch.setattr("ftft.engine.precision.resolve", lambda setting, device: "found" if setting == "auto" else setting)
+    evaluate_saved(saved, tiny_recipe(tmp_path, saved, {"erm": {"evaluate": SECTION, "train": {"precision": asked}}}))
+    assert set(used) == {measured_in}
 
 
 def test_odd_names_of_sets_make_files_of_their_own(

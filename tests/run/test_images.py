@@ -19,7 +19,7 @@ from ftft.errors import UserError
 from ftft.methods.registry import build_task
 from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
-from ftft.run.evaluating import evaluate_saved
+from ftft.run.evaluating_saved import evaluate_saved
 from ftft.run.predicted_costs import predict_costs
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.runner import read_result, run_recipe

@@ -21,7 +21,7 @@ from ftft.report.parts import load_parts
 from ftft.report.terminal import print_result
 from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
-from ftft.run.evaluating import evaluate_saved
+from ftft.run.evaluating_saved import evaluate_saved
 from ftft.run.reading import check_files, recipe_from_dict
 from ftft.run.runner import read_result, run_recipe
 from ftft.run.verifying import verify_run

@@ -20,7 +20,7 @@ from ftft.report.page import page
 from ftft.report.parts import load_parts
 from ftft.report.terminal import print_result
 from ftft.run import measuring
-from ftft.run.evaluating import evaluate_saved
+from ftft.run.evaluating_saved import evaluate_saved
 from ftft.run.overrides import apply_override
 from ftft.run.reading import recipe_from_dict, recipe_to_dict
 from ftft.run.recipe import Recipe

@@ -23,7 +23,7 @@ from ftft.nn.emulation import EmulatedModel, emulated
 from ftft.report.terminal import print_result
 from ftft.report.writing import write_report
 from ftft.run.checking import check_models_and_data
-from ftft.run.evaluating import evaluate_saved
+from ftft.run.evaluating_saved import evaluate_saved
 from ftft.run.reading import recipe_from_dict, recipe_to_dict
 from ftft.run.recipe import LATER_IN_STAGE, without_later
 from ftft.run.runner import read_result, run_recipe

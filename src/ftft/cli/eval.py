@@ -26,7 +26,7 @@ def command(
     from ftft.cli.consoles import output_console
     from ftft.cli.progress import RunProgress
     from ftft.report.evaluation_table import print_evaluation
-    from ftft.run.evaluating import evaluate_saved
+    from ftft.run.evaluating_saved import evaluate_saved
 
     with RunProgress() as progress:
         figures = evaluate_saved(model, loaded, out=out, notify=progress)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 HUGE = 10**9  # above this a tokenizer's model_max_length means "not known"
+ALIGNMENT = 64  # bytes: of all memory that torch takes on a CPU
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ def _load(
             keep_first_layers(model, settings.keep_layers)
         if tokenizer is not None:
             _fit_together(model, tokenizer, where)
+        _align(model)
     description = {
         "source": folder.source,
         "lineage": list(folder.lineage()),
@@ -255,6 +257,14 @@ def _from_pretrained(
         raise UserError(f"{where}: the model in {folder.path} cannot be loaded as {kind.said}: {first_line(error)}") from None
     _require_backbone(model, info, kind, folder, where)
     return model, info
+
+
+def _align(model: Any) -> None:
+    """Put weights where torch would have put them. Those that were read lie where the file has them, and on some processors a
+    product's last digit depends on that: a model would give other numbers after saving and loading."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 def _stored_dtype(folder: ModelFolder) -> torch.dtype:

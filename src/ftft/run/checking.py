@@ -11,7 +11,7 @@ from ftft.methods.registry import build_task
 from ftft.models.known import contamination
 from ftft.run.other_models import inspected
 from ftft.run.recipe import Recipe, Stage, pretrained
-from ftft.run.requiring import header_with_room, require_adapters, require_heads, require_packing
+from ftft.run.requiring import header_with_room, require_heads, require_methods, require_packing
 from ftft.run.search_space import require_sampler
 from ftft.run.selections import PlannedSelection, plan_selections
 from ftft.run.trainer_rows import trainer_rows
@@ -55,7 +55,7 @@ def check_models_and_data(
     require_sampler(recipe)
     require_heads(recipe, task, data.train.label_names)
     require_packing(recipe, task, data.train.label_names)
-    require_adapters(recipe, task, data.train.label_names)
+    require_methods(recipe, task, data.train.label_names)
     own, said = trainer_rows(recipe, data, progress=progress)
     for name, rows in own.items():
         yield f"stage {name}: {len(rows.train):,} rows for its trainer"

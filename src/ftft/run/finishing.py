@@ -55,7 +55,11 @@ class Trained:
         validation = self._validation() if "validation" in needs_of(combiner) else None
         artefact = combiner.combine(self._base_state, [*self._checkpoints(), *self._members()], validation)
         prior = dict(zip(run.data.train.label_names, learned_prior(selection, run.data.train).tolist()))
-        metadata = {"lineage": list(self.model.description.get("lineage", ())), "training_prior": prior}
+        metadata = {
+            "lineage": list(self.model.description.get("lineage", ())),
+            "training_prior": prior,
+            "precision": training.precision,
+        }
         parameters = self._save(folder.path("model"), artefact, metadata)
         if training.dynamics is not None:
             write_dynamics(training.dynamics.dynamics(), folder.path("dynamics.parquet"))

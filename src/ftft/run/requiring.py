@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftft.errors import UserError
 from ftft.methods import registry
 from ftft.models.headers import ModelHeader, inspect, require_positions
 from ftft.run.evaluators import of_models
-from ftft.run.recipe import Recipe, pretrained
+from ftft.run.recipe import OneStage, Recipe, pretrained
 from ftft.run.trainer_combinations import trainer_of
 
 if TYPE_CHECKING:
+    import torch
+
     from ftft.tasks.contract import Task
+
+ALWAYS_POSSIBLE = {"adapt": "full", "optimize": "adamw"}  # with any model: these need no trial, and checking them no torch
 
 
 def header_with_room(recipe: Recipe, name: str, task: Task) -> ModelHeader:
@@ -57,31 +61,47 @@ def require_packing(recipe: Recipe, task: Task, label_names: tuple[str, ...]) ->
             require_separate(loaded.model, f"{where}.train.pack")
 
 
-def require_adapters(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
-    """UserError where the model of a stage with a trainer cannot have the stage's adapter: what comes before it would be
-    trained for nothing. Tried on the model's shapes, and on the model itself where an adapter asks for numbers."""
+def require_methods(recipe: Recipe, task: Task, label_names: tuple[str, ...]) -> None:
+    """UserError where adapter, objective and optimizer of a stage cannot be put together around its model: what comes before
+    it would be trained for nothing. Tried on the model's shapes, as far as neither numbers nor examples are asked for."""
     for name, stage in recipe.stages.items():
-        if stage.trainer is not None and stage.adapt["name"] != "full":
+        if any(getattr(stage, question)["name"] != usual for question, usual in ALWAYS_POSSIBLE.items()):
             try:
-                _try_adapter(recipe, name, task, label_names)
+                _try_methods(OneStage(recipe, name), task, label_names)
             except UserError as error:
                 where, sentence = f"stages.{name}", str(error)
                 raise UserError(sentence if sentence.startswith(where) else f"{where}.{sentence}") from None
 
 
-def _try_adapter(recipe: Recipe, name: str, task: Task, label_names: tuple[str, ...]) -> None:
-    """Give the model of the stage `name` the stage's adapter; UserError where it cannot have it."""
-    from ftft.engine.shapes_only import ShapesOnly  # torch is loaded only where an adapter has to be tried
+def _try_methods(one: OneStage, task: Task, label_names: tuple[str, ...]) -> None:
+    """Put the methods of a stage together as it will; UserError where that cannot be."""
+    from ftft.engine.assembly import assemble  # torch is loaded only where a method has to be tried
+    from ftft.engine.shapes_only import ShapesOnly
     from ftft.models.loading import load_model, load_shapes
 
-    where, shapes, settings = f"stages.{name}", ShapesOnly(), pretrained(recipe, name)
-    adapter = registry.build("adapt", recipe.stages[name].adapt, f"{where}.adapt")
-    model, _ = load_shapes(settings, task.model, label_names, where=f"{where}.model", inside=shapes)
+    def built(question: str) -> Any:
+        return registry.build(question, getattr(one.stage, question), f"{one.where}.{question}")
+
+    def put_together(model: torch.nn.Module) -> None:
+        assemble(model, built("adapt"), built("objective"), built("optimize"), unread, seed=one.seed)
+
+    unread: Any = _Unread()
+    settings, where, shapes = pretrained(one.recipe, one.name), f"{one.where}.model", ShapesOnly()
+    model, _ = load_shapes(settings, task.model, label_names, where=where, inside=shapes)
     try:
         with shapes:
-            adapter.adapt(model, None)
-    except UserError:
-        raise
-    except Exception:  # a method may ask its tensors for anything
-        loaded = load_model(settings, task.model, label_names, seed=recipe.seed, where=f"{where}.model")
-        adapter.adapt(loaded.model, None)
+            put_together(model)
+    except UserError as error:
+        if error.__context__ is None:
+            raise
+        # A library refused, perhaps because there are no numbers.
+        put_together(load_model(settings, task.model, label_names, seed=one.recipe.seed, where=where).model)
+    except Exception:  # a method may ask its tensors for anything, or for examples: it is found out when the stage begins
+        pass
+
+
+class _Unread:
+    """Stands for :class:`ftft.methods.contract.Calibration` up to the first example."""
+
+    def batches(self, count: int, size: int) -> Any:
+        raise LookupError("no example is read before the stage begins")

@@ -57,7 +57,7 @@ from ftft.run.portable import portable_model, portable_path, portable_recipe, po
 from ftft.run.reading import recipe_to_yaml
 from ftft.run.recipe import OneStage, Recipe
 from ftft.run.recipe import result_stage as result_stage
-from ftft.run.requiring import require_adapters, require_heads, require_packing
+from ftft.run.requiring import require_heads, require_methods, require_packing
 from ftft.run.search_space import require_sampler
 from ftft.run.selections import learned_prior, plan_selections
 from ftft.run.stages import StageRun
@@ -165,7 +165,7 @@ def _run_in(folder: Path, recipe: Recipe, notify: Notify, keep: Callable[[Finish
     require_other_models(recipe, task)
     require_sampler(recipe)
     require_packing(recipe, task, data.train.label_names)
-    require_adapters(recipe, task, data.train.label_names)
+    require_methods(recipe, task, data.train.label_names)
     processes.once(begin)
     for sentence in [*data.warnings, *said, *said_of(seen, sets_searched(recipe))]:
         warn(sentence)
