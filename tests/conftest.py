@@ -37,6 +37,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -weights[item.path])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Flushing a file takes a millisecond or many, hundreds of times a run, and guards against a loss of power, which no test
+    brings about; that it is asked for, and before what, the storms and the checkpoints' tests see."""
+    flush, os.fsync = os.fsync, lambda descriptor: None
+    yield
+    os.fsync = flush
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A small WordPiece tokenizer (some words, all letters) with BERT's special tokens: [CLS] a [SEP] b [SEP]."""

@@ -1,5 +1,5 @@
 """Starts the command `ftft` as often as asked, each time as a process of its own, forked from one that has imported
-everything: the seconds that importing takes are spent once.
+everything and run a recipe: the seconds that this takes are spent once.
 
 One JSON line on standard input asks for one process: {"folder": its working folder, "arguments": of the command, "output":
 the file that gets what it prints, "largest_file": bytes or null, "code": the file that gets its exit code (minus the signal's
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import resource
 import select
@@ -19,26 +18,88 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
-def import_all() -> None:
-    import pandas  # noqa: F401  pyarrow imports it when it first makes an array
-    import transformers.models.bert.modeling_bert  # noqa: F401
+def warm_up() -> None:
+    """Import what a run needs, and run one: much is imported, and made ready, by the first call alone."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    import ftft.cli.run
-    import ftft.report.terminal
-    import ftft.report.writing
-    import ftft.run.runner  # noqa: F401
+    from ftft.cli.main import main
 
-    with tempfile.TemporaryDirectory() as folder:  # what transformers prepares when it first loads a model
-        size = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4, "vocab_size": 4}
-        logging.disable(logging.WARNING)
-        BertForSequenceClassification(BertConfig(**size)).save_pretrained(folder)
-        BertForSequenceClassification.from_pretrained(folder)
-        logging.disable(logging.NOTSET)
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder, silent():
+        os.chdir(folder)
+        size = {"hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 4, "vocab_size": 9}
+        BertForSequenceClassification(BertConfig(**size)).save_pretrained("model")
+        write_tokenizer(Path("model"))
+        Path("recipe.yaml").write_text(json.dumps(small_recipe()))
+        for _ in range(2):  # once to train, and once to find everything done
+            with contextlib.suppress(SystemExit):
+                main(["run", "recipe.yaml"])
+        if not Path("runs/recipe/result.json").is_file():
+            raise RuntimeError("the run that was to warm up did not end")
+        os.chdir(here)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """What is printed goes nowhere, libraries' own printing included."""
+    kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    yield
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for descriptor, old in zip((1, 2), kept):
+        os.dup2(old, descriptor)
+    for descriptor in (*kept, nowhere):
+        os.close(descriptor)
+
+
+def write_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "b": 3}, unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+
+
+def small_recipe() -> dict[str, Any]:
+    """FTFT on a few rows, which are written to the working folder."""
+    for name in ("train", "validation", "ood"):
+        rows = [{"id": f"{name}{number}", "text": "a b" if number % 2 else "b", "label": number % 2} for number in range(8)]
+        Path(f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    common = {
+        "train": {"batch_size": 4, "steps": 4, "precision": "fp32"},
+        "evaluate": {"name": "classification", "resamples": 2},
+    }
+    return {
+        "data": {
+            "train": {"path": "train.jsonl"},
+            "columns": {"id": "id", "text": ["text"], "label": "label"},
+            "evaluation": {
+                "validation": {"path": "validation.jsonl", "role": "id", "split": "validation"},
+                "ood": {"path": "ood.jsonl", "role": "ood"},
+            },
+        },
+        "stages": {
+            "reference": {**common, "model": {"path": "model", "keep_layers": 1}, "dynamics": {"mode": "online"}},
+            "main": {
+                **common,
+                "model": {"path": "model"},
+                "use_dynamics_of": "reference",
+                "select": {"name": "top", "score": "variability", "fraction": 0.5},
+                "stop": {"patience": 2},
+                "combine": "best",
+            },
+        },
+    }
 
 
 def become(request: dict[str, Any]) -> None:
@@ -71,7 +132,9 @@ def become(request: dict[str, Any]) -> None:
 
 
 def serve() -> None:
-    import_all()
+    warm_up()
+    # What the processes write need not outlive the machine: only they are killed, and the system keeps what they wrote.
+    os.fsync = lambda descriptor: None
     running: dict[int, Path] = {}
     while True:
         readable, _, _ = select.select([0], [], [], 0.01 if running else None)
