@@ -203,8 +203,10 @@ def test_a_saved_model_is_measured_in_its_precision_unless_the_recipe_says_anoth
 
     monkeypatch.setattr(ftft.run.evaluating, "predict", watched)
     monkeypatch.setattr("ftft.engine.precision.resolve", lambda setting, device: "found" if setting == "auto" else setting)
-    evaluate_saved(saved, tiny_recipe(tmp_path, saved, {"erm": {"evaluate": SECTION, "train": {"precision": asked}}}))
+    recipe = tiny_recipe(tmp_path, saved, {"erm": {"evaluate": SECTION, "train": {"precision": asked}}})
+    evaluate_saved(saved, recipe, out=tmp_path / "out")
     assert set(used) == {measured_in}
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))["precision"] == measured_in
 
 
 def test_odd_names_of_sets_make_files_of_their_own(

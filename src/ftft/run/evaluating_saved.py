@@ -22,7 +22,7 @@ from ftft.models.kinds import kind_of
 from ftft.models.known import contamination
 from ftft.models.loading import load_model
 from ftft.models.settings import ModelSettings
-from ftft.run.evaluating import Ready, evaluate, ready, write_named_predictions
+from ftft.run.evaluating import Ready, device_here, evaluate, ready, write_named_predictions
 from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe, Stage, result_stage
@@ -61,7 +61,7 @@ def evaluate_saved(
 
     told = _told_by(model)
     stage = recipe.stages[result_stage(recipe)]
-    precision = _precision_of(stage, told)
+    precision = precisions.resolve(_precision_of(stage, told), device_here())
 
     def load() -> Ready:
         if is_predictor(model):
@@ -87,7 +87,7 @@ def evaluate_saved(
         if out is not None:
             for name, path in write_named_predictions(out, found, data, quantities_of(task).predictions).items():
                 sets[name]["predictions"] = path
-            document: dict[str, Any] = {"model": portable_path(str(model))}
+            document: dict[str, Any] = {"model": portable_path(str(model)), "precision": precision}
             if task.inputs.labelled:
                 document["training_prior"] = {
                     "of": "what the model learned from" if from_model else "the recipe's training set",
@@ -106,11 +106,11 @@ def _told_by(model: Path) -> Mapping[str, Any]:
         return {}
 
 
-def _precision_of(stage: Stage, told: Mapping[str, Any]) -> str:
+def _precision_of(stage: Stage, told: Mapping[str, Any]) -> Any:
     """What a saved model is measured in: what the recipe's stage says, or else what the model was trained and measured in,
     where it tells; its figures are then those of its run, also where another precision is the faster one."""
     own, said = told.get("precision"), stage.train.precision
-    return str(own) if said == "auto" and own in get_args(precisions.Precision) else said
+    return own if said == "auto" and own in get_args(precisions.Precision) else said
 
 
 def _prior_of_saved(told: Mapping[str, Any], data: LoadedData) -> tuple[np.ndarray, bool]:
