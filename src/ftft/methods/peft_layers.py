@@ -79,7 +79,10 @@ def wrap(model: torch.nn.Module, config: Any, initialise: Callable[[Mapping[str,
         raise _unmergeable(config.peft_type.value)
     names, head, dtype = list(model.state_dict()), {name for name, _ in head_parameters(model)}, next(model.parameters()).dtype
     try:
-        wrapped = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # peft asks transformers for something by an old name; nobody who reads that can do anything about it.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.* is deprecated", FutureWarning)
+            wrapped = get_peft_model(model, config)
     except (TypeError, ValueError, NotImplementedError, KeyError, RuntimeError) as error:
         raise UserError(
             f"adapt: peft cannot put {config.peft_type.value} on {type(model).__name__}: {_sentence(error)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -104,3 +106,10 @@ def test_what_cannot_be_is_refused_in_one_sentence(tiny_model, method, expected)
 @pytest.mark.parametrize("method", [LoRA(), Peft()])
 def test_they_are_adapters(method):
     assert isinstance(method, Adapter)
+
+
+def test_nothing_is_printed_about_what_peft_asks_transformers(tiny_model):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        LoRA(rank=2).adapt(tiny_model("bert"), None)
+    assert [str(one.message) for one in seen if issubclass(one.category, FutureWarning)] == []
