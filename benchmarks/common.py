@@ -1,7 +1,6 @@
 """What the benchmarks of training share: the data, the models, our loop, transformers' Trainer, and ratios with intervals.
 
-Two ways of doing the same work are compared side by side: each trains in a process of its own, so that neither inherits
-what the other allocated, and they take turns of some steps, A B B A A B ..., while the other waits. One turn of each is a
+Two ways of doing the same work are compared side by side, in turns of some steps (taking_turns.py); one turn of each is a
 pair. Every step is timed from the end of the one before, data loading included, in wall seconds and in the processor
 seconds of all threads. On a machine that others use too, the second is the steadier one.
 """
@@ -9,16 +8,14 @@ seconds of all threads. On a machine that others use too, the second is the stea
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,6 +26,7 @@ import pyarrow as pa
 import torch
 import transformers
 from accelerate import Accelerator
+from taking_turns import Turn
 from telling import cores, tell
 from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -49,7 +47,6 @@ from ftft.tasks.text_classification import TextClassification
 CLASSES = 3
 LABELS = ("entailment", "neutral", "contradiction")
 CPU = torch.device("cpu")
-Run = TypeVar("Run")  # what a run of a benchmark gives
 
 
 # -- data and models -------------------------------------------------------------------------------------------------
@@ -137,9 +134,6 @@ class Timing:
     def rates(self, of: str = "tokens", per: str = "wall") -> np.ndarray:
         """Per second, for each turn [turns]."""
         return getattr(self, of).sum(axis=1) / getattr(self, per).sum(axis=1)
-
-
-Turn = Callable[[], None]  # gives the other side its turn, and returns when it is ours again
 
 
 class Clock:
@@ -375,67 +369,7 @@ def features_of(data: Prepared) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns | {"id": data.examples.ids.to_pylist(), "labels": data.examples.labels})
 
 
-# -- pairs and ratios ------------------------------------------------------------------------------------------------
-
-
-def side_by_side(first: Callable[[Turn], Run], second: Callable[[Turn], Run], arguments: Namespace) -> tuple[Run, Run]:
-    """What both runs give, each in a process of its own, taking turns; a smoke run does one after the other, in this one."""
-    if arguments.smoke:
-        return first(_go_on), second(_go_on)
-    sides = [_Side(first), _Side(second)]
-    try:
-        # The first turn is loading and warming up, the others are timed.
-        for turn in range(arguments.pairs + 1):
-            for side in sides if turn % 2 == 0 else sides[::-1]:
-                side.take_turn()
-    finally:
-        for side in sides:
-            side.end()
-    return sides[0].result, sides[1].result
-
-
-def _go_on() -> None:
-    pass
-
-
-class _Side:
-    """A run in a process of its own that works only while it has its turn."""
-
-    result: Any = None
-
-    def __init__(self, work: Callable[[Turn], Any]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work_in_turns, args=(theirs, work), daemon=True)
-        self.process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
-
-    def take_turn(self) -> None:
-        self.connection.send("go")
-        try:
-            self.result = self.connection.recv()
-        except EOFError:
-            raise SystemExit("a run ended early; its error stands above") from None
-
-    def end(self) -> None:
-        """Waits for a run that gave its result; one that waits for its turn ends with the pipe."""
-        self.connection.close()
-        self.process.join()
-
-
-def _work_in_turns(connection: Connection, work: Callable[[Turn], Any]) -> None:
-    def wait() -> None:
-        try:
-            connection.recv()
-        except EOFError:
-            raise SystemExit from None  # the benchmark has ended before this run
-
-    def turn() -> None:
-        connection.send(None)
-        wait()
-
-    wait()
-    connection.send(work(turn))
+# -- ratios ----------------------------------------------------------------------------------------------------------
 
 
 def median_with_interval(ratios: Sequence[np.ndarray], *, draws: int = 2000) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """What compiling the model, other implementations of its attention, and computing without padding would give our loop.
 
-    python benchmarks/faster_models.py [--pairs 5] [--steps 8] [--threads N] [--out FILE]
+    python benchmarks/faster_models.py [--pairs 5] [--steps 8] [--threads N] [--backend inductor] [--out FILE]
 
 Each variant trains beside the model as transformers loads it (fused attention, ``sdpa``), on the same batches of realistic
 lengths in the precision that ``auto`` chooses; the median over pairs of turns with a bootstrap 95 % interval, above 1 the
 variant is faster. ``warm_up_seconds`` is what went by before the first turn, compiling included, of the variant and of the
 model as it is; ``loss_gap`` the largest difference of a step's loss: dropout draws other numbers in each.
 
-- ``compiled``: ``torch.compile`` of the whole model, with shapes that may change from step to step.
+- ``compiled``: ``torch.compile`` of the whole model, with shapes that may change from step to step, by torch's ``--backend``.
 - ``eager_attention``: attention as separate products and a softmax.
 - ``padded_to_longest``: a batch as wide as its longest example, not the next multiple of 8.
 - ``without_padding``: the same tokens dealt out to equally long examples, with nothing to pad: no attention that leaves the
@@ -29,7 +29,8 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from common import Job, Timing, Turn
+from common import Job, Timing
+from taking_turns import Turn, side_by_side
 
 from ftft.engine.precision import resolve
 from ftft.engine.training import Training
@@ -40,8 +41,8 @@ def as_it_is(training: Training) -> None:
     """Nothing."""
 
 
-def compiled(training: Training) -> None:
-    training.models.main.compile(dynamic=True)
+def compiled(training: Training, backend: str = "inductor") -> None:
+    training.models.main.compile(dynamic=True, backend=backend)
 
 
 def eager_attention(training: Training) -> None:
@@ -112,9 +113,7 @@ def run(job: Job, change: Any, turn: Turn) -> tuple[Timing, float]:
 
 def compare(job: Job, change: Any, arguments: Namespace) -> dict[str, Any]:
     """The variant against the model as it is, step by step on the same batches."""
-    (changed, warm), (plain, plain_warm) = common.side_by_side(
-        partial(run, job, change), partial(run, job, as_it_is), arguments
-    )
+    (changed, warm), (plain, plain_warm) = side_by_side(partial(run, job, change), partial(run, job, as_it_is), arguments)
     return {
         "wall": common.median_with_interval(list(plain.wall / changed.wall)),
         "processor_time": common.median_with_interval(list(plain.processor / changed.processor)),
@@ -125,10 +124,14 @@ def compare(job: Job, change: Any, arguments: Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    arguments = common.parser(__doc__, pairs=5, steps=8).parse_args()
+    parser = common.parser(__doc__, pairs=5, steps=8)
+    parser.add_argument("--backend", default="inductor", help="of torch.compile; another than its own compiles less and faster")
+    arguments = parser.parse_args()
     plain = common.job_of(arguments)
     job = replace(plain, precision=resolve("auto", common.CPU))
-    results = {"precision": job.precision, **{name: compare(job, change, arguments) for name, change in VARIANTS.items()}}
+    variants = VARIANTS | {"compiled": partial(compiled, backend=arguments.backend)}
+    results = {"precision": job.precision, "backend": arguments.backend}
+    results |= {name: compare(job, change, arguments) for name, change in variants.items()}
     common.report("faster_models", arguments, job, results)
 
 

@@ -19,6 +19,7 @@ import common
 import numpy as np
 import torch
 from common import Job, Timing
+from taking_turns import Turn, side_by_side
 
 from ftft.engine.precision import resolve
 
@@ -43,7 +44,7 @@ def product_rates(sizes: tuple[int, ...], rounds: int = 3) -> Rates:
     return best
 
 
-def run(job: Job, sizes: tuple[int, ...], turn: common.Turn) -> tuple[list[Rates], Timing]:
+def run(job: Job, sizes: tuple[int, ...], turn: Turn) -> tuple[list[Rates], Timing]:
     """The machine's rates at the start of every turn, and the training's steps."""
     rates: list[Rates] = []
 
@@ -61,7 +62,7 @@ def main() -> None:
     auto = replace(fp32, precision=resolve("auto", common.CPU))
     sizes = (64, 128) if arguments.smoke else SIZES
     results: dict[str, Any] = {"precision_of_auto": auto.precision}
-    runs = common.side_by_side(partial(run, fp32, sizes), partial(run, auto, sizes), arguments)
+    runs = side_by_side(partial(run, fp32, sizes), partial(run, auto, sizes), arguments)
     for name, (rates, timing) in zip(("fp32", "auto"), runs):
         results[name] = {per: _fractions(rates, timing, per) for per in ("wall", "processor")}
     common.report("flop_rate", arguments, fp32, results)

@@ -20,13 +20,12 @@ from typing import Any
 import common
 import numpy as np
 from common import Job, Timing
+from taking_turns import Turn, side_by_side
 
 
-def compare(work: Callable[[Job, common.Turn], Timing], job: Job, arguments: Namespace) -> dict[str, Any]:
+def compare(work: Callable[[Job, Turn], Timing], job: Job, arguments: Namespace) -> dict[str, Any]:
     """The ratio of seconds with the recorder to seconds without, and whether the losses are the same to the last bit."""
-    on, off = common.side_by_side(
-        partial(work, replace(job, recorded=True)), partial(work, replace(job, recorded=False)), arguments
-    )
+    on, off = side_by_side(partial(work, replace(job, recorded=True)), partial(work, replace(job, recorded=False)), arguments)
     return {
         "wall": common.median_with_interval(list(on.wall / off.wall)),
         "processor_time": common.median_with_interval(list(on.processor / off.processor)),

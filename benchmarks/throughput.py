@@ -23,6 +23,7 @@ from typing import Any
 import common
 import numpy as np
 from common import Job, Timing
+from taking_turns import side_by_side
 
 from ftft.engine.precision import has_native_bf16, resolve, speedup_of_bf16
 
@@ -31,7 +32,7 @@ TRAINER_BATCH_SIZE = 8  # TrainingArguments.per_device_train_batch_size
 
 def compare(ours: Job, theirs: Job, arguments: Namespace, *, defaults: bool) -> dict[str, Any]:
     """Ours over theirs in tokens per second: step by step where both have the same batches, else turn by turn."""
-    loop, trainer = common.side_by_side(
+    loop, trainer = side_by_side(
         partial(common.run_loop, ours), partial(common.run_trainer, theirs, defaults=defaults), arguments
     )
     return {

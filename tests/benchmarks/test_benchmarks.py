@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -31,13 +32,41 @@ def fail(turn):
 """
 
 
-@pytest.fixture(scope="module")
-def common():
-    """The benchmarks' shared module, under the name by which a fresh process finds it too."""
+def shared_module(name: str):
+    """A module that the benchmarks share, under the name by which a fresh process finds it too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        yield importlib.import_module("common")
-        patch.delitem(sys.modules, "common")
+        yield importlib.import_module(name)
+        patch.delitem(sys.modules, name)
+
+
+@pytest.fixture(scope="module")
+def common():
+    yield from shared_module("common")
+
+
+@pytest.fixture(scope="module")
+def taking_turns():
+    yield from shared_module("taking_turns")
+
+
+@pytest.fixture(scope="module")
+def run_script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """``run_script(name, *arguments, cwd=)``: a benchmark's script in a process of its own, to its end (script_server.py)."""
+    command = [sys.executable, str(Path(__file__).with_name("script_server.py"))]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        said = tmp_path_factory.mktemp(name)
+        request = {"script": str(FOLDER / f"{name}.py"), "arguments": arguments, "folder": str(cwd)}
+        request |= {one: str(said / one) for one in ("out", "err")}
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess([name, *arguments], code, (said / "out").read_text(), (said / "err").read_text())
+
+    yield run
+    server.communicate()
 
 
 @pytest.fixture
@@ -59,10 +88,11 @@ def ratios_in(value):
 @pytest.mark.parametrize(
     "script, ratios", [("throughput", 6), ("flop_rate", 8), ("recorder_overhead", 4), ("faster_models", 8)]
 )
-def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
+def test_script_runs_and_prints_ratios(script, ratios, run_script, tmp_path):
     out = tmp_path / "result.json"
-    command = [sys.executable, str(FOLDER / f"{script}.py"), "--smoke", "--threads", "1", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    # All of compiling but the code for this processor, which takes a C++ compiler most of a minute; dropout draws others too.
+    backend = ["--backend", "aot_eager_decomp_partition"] if script == "faster_models" else []
+    done = run_script(script, "--smoke", "--threads", "1", "--out", str(out), *backend, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads(out.read_text())
@@ -85,10 +115,9 @@ def test_script_runs_and_prints_ratios(script, ratios, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_profile_of_a_step_says_what_lies_outside_the_model(tmp_path):
+def test_the_profile_of_a_step_says_what_lies_outside_the_model(run_script, tmp_path):
     out = tmp_path / "result.json"
-    command = [sys.executable, str(FOLDER / "step_profile.py"), "--smoke", "--threads", "1", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = run_script("step_profile", "--smoke", "--threads", "1", "--out", str(out), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     for key in ("realistic_lengths", "32_tokens"):
@@ -117,18 +146,18 @@ def test_the_chain_of_a_large_data_set_runs_phase_by_phase(tmp_path):
 
 
 @pytest.mark.slow
-def test_sides_take_turns_in_processes_of_their_own(common, works, tmp_path):
+def test_sides_take_turns_in_processes_of_their_own(taking_turns, works, tmp_path):
     log = tmp_path / "log"
     sides = [partial(works.note_turns, log, name, 3) for name in "ab"]
-    (a, first), (b, second) = common.side_by_side(*sides, Namespace(pairs=3, smoke=False))
+    (a, first), (b, second) = taking_turns.side_by_side(*sides, Namespace(pairs=3, smoke=False))
     assert log.read_text() == "abbaabba"
     assert (a, b) == ("a", "b") and len({first, second, os.getpid()}) == 3
 
 
 @pytest.mark.slow
-def test_side_that_fails_ends_the_benchmark(common, works, capfd):
+def test_side_that_fails_ends_the_benchmark(taking_turns, works, capfd):
     with pytest.raises(SystemExit, match="ended early"):
-        common.side_by_side(works.fail, works.fail, Namespace(pairs=2, smoke=False))
+        taking_turns.side_by_side(works.fail, works.fail, Namespace(pairs=2, smoke=False))
     assert "ValueError" in capfd.readouterr().err
 
 

@@ -15,6 +15,8 @@ reject a true null in up to 8 % where 5 % was meant, because the same few seeds 
 degrees of freedom. :func:`critical_values` therefore solves for the critical value as a function of the *observed* share
 of the seeds' variance that makes the coverage exact for every *true* share (the problem of Welch 1947 and Aspin 1948,
 with one variance known; solved numerically, and kept monotone).
+
+A table asks for thousands of quantiles one by one: scipy.special gives them without the arrays that scipy.stats makes of each.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 from scipy.interpolate import PchipInterpolator
 
 KNOTS = 9  # of the critical value as a function of the observed share
@@ -93,9 +95,9 @@ def critical_value(freedom: int, share: float, level: float = 0.95) -> float:
     """How many standard errors an interval reaches to each side, when the seeds' variance (``freedom`` degrees of freedom)
     is ``share`` of the estimated variance and the rest is known. NaN or 0 freedom: the normal quantile."""
     if freedom < 1 or math.isnan(share):
-        return float(stats.norm.ppf((1 + level) / 2))
+        return float(special.ndtri((1 + level) / 2))
     if freedom > EXACT_UP_TO:
-        return float(stats.t.ppf((1 + level) / 2, freedom / max(share, 1e-9) ** 2))
+        return float(special.stdtrit(freedom / max(share, 1e-9) ** 2, (1 + level) / 2))
     return float(critical_values(freedom, level)(share))
 
 
@@ -134,18 +136,18 @@ def _freedom(seeds: int, share: float, level: float) -> float:
         return math.inf
     critical = critical_value(seeds - 1, share, level)
     quantile = (1 + level) / 2
-    if critical <= stats.norm.ppf(quantile) * (1 + 1e-9):
+    if critical <= special.ndtri(quantile) * (1 + 1e-9):
         return math.inf
     low, high = float(seeds - 1) * 0.999, 1e9
-    if critical >= stats.t.ppf(quantile, low):
+    if critical >= special.stdtrit(low, quantile):
         return low
-    return float(optimize.brentq(lambda df: float(stats.t.ppf(quantile, df)) - critical, low, high))
+    return float(optimize.brentq(lambda df: float(special.stdtrit(df, quantile)) - critical, low, high))
 
 
 def _two_sided(value: float, error: float, seeds: int, share: float, level: float) -> float:
     if error == 0:
         return 1.0 if value == 0 else 0.0
-    return float(2 * stats.t.sf(abs(value) / error, _freedom(seeds, share, level)))
+    return float(2 * special.stdtr(_freedom(seeds, share, level), -abs(value) / error))
 
 
 def _one_sided(value: float, error: float, seeds: int, share: float, level: float) -> float:
@@ -153,7 +155,7 @@ def _one_sided(value: float, error: float, seeds: int, share: float, level: floa
         return math.nan
     if error == 0:
         return 0.0 if value > 0 else 1.0
-    return float(stats.t.sf(value / error, _freedom(seeds, share, level)))
+    return float(special.stdtr(_freedom(seeds, share, level), -value / error))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
