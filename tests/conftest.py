@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
+import gc
 import importlib.util
 import json
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,21 @@ TEXT = (
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-_:;()"
 SIZE = 16
 ANSWERED = ("good", "bad", "film", "movie", "dog", "cat", "people", "place", "plot", "food", "man", "woman")
+
+
+# Nobody cuts the power of a test: the disk need not be waited for, some hundred times a run. Processes that tests start wait.
+os.fsync = lambda descriptor: os.fstat(descriptor) and None
+_frozen_at = 0  # modules
+
+
+def pytest_runtest_setup() -> None:
+    """Whatever imported modules have made is not looked through for garbage again: a collection, which trainers ask for
+    themselves, takes half a second otherwise."""
+    global _frozen_at
+    if len(sys.modules) > _frozen_at + 100:
+        gc.collect()
+        gc.freeze()
+        _frozen_at = len(sys.modules)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
