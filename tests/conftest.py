@@ -6,12 +6,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
+import gc
 import importlib.util
 import json
 import os
 import random
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,21 @@ TEXT = (
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-_:;()"
 SIZE = 16
 ANSWERED = ("good", "bad", "film", "movie", "dog", "cat", "people", "place", "plot", "food", "man", "woman")
+
+
+# Nobody cuts the power of a test: the disk need not be waited for, some hundred times a run. Processes that tests start wait.
+os.fsync = lambda descriptor: os.fstat(descriptor) and None
+_frozen_at = 0  # modules
+
+
+def pytest_runtest_setup() -> None:
+    """Whatever imported modules have made is not looked through for garbage again: a collection, which trainers ask for
+    themselves, takes half a second otherwise."""
+    global _frozen_at
+    if len(sys.modules) > _frozen_at + 100:
+        gc.collect()
+        gc.freeze()
+        _frozen_at = len(sys.modules)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -312,9 +333,6 @@ def tiny_clip_folder(
 def launch_processes() -> Callable[..., Any]:
     """``launch_processes("script.py", "argument", count=2)``: torchrun of that many CPU processes on this machine, started;
     gives the ``subprocess.Popen``, whose output is one text."""
-    import socket
-    import subprocess
-    import sys
 
     def launch(*command: str, count: int = 2) -> Any:
         with socket.socket() as free:
@@ -334,14 +352,135 @@ def launch_processes() -> Callable[..., Any]:
     return launch
 
 
+DEADLINE = 240.0  # seconds for anything a process is waited for; on an idle core all of it takes a few
+
+
+@dataclass(frozen=True)
+class CommandProcess:
+    """A started process of `ftft`: its number, the file of what it prints and the file its exit code will be in."""
+
+    pid: int
+    output: Path
+    code: Path
+
+    def over(self) -> bool:
+        return self.code.exists()
+
+    def wait(self) -> tuple[int, str]:
+        """(exit code, minus the signal's number where one ended it; what it printed) after its end."""
+        until = time.monotonic() + DEADLINE
+        while not self.over():
+            assert time.monotonic() < until, f"no end in {DEADLINE} s: {self.output.read_text()}"
+            time.sleep(0.002)
+        return int(self.code.read_text()), self.output.read_text()
+
+
+class CommandServer:
+    """Starts processes of `ftft` from one that has imported everything (command_server.py)."""
+
+    deadline = DEADLINE
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
+
+    def __init__(self, logs: Path) -> None:
+        self.logs, self.started = logs, 0
+        command = [sys.executable, str(Path(__file__).with_name("command_server.py"))]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, **pipes, text=True, env=self.environment)
+
+    def start(
+        self,
+        folder: Path,
+        *arguments: str,
+        largest_file: int | None = None,
+        trouble: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> CommandProcess:
+        """Start `ftft` with those arguments in ``folder``; no file may grow beyond ``largest_file`` bytes; ``trouble``: what
+        trouble.py's class is given besides the root, which is the folder's ``runs``, and its log, beside the output; ``more``
+        (a script, variables, modules) as command_server.py has it."""
+        self.started += 1
+        output = self.logs / f"{self.started}.txt"
+        output.touch()
+        code = output.with_suffix(".code")
+        request = {"folder": str(folder), "arguments": arguments, "largest_file": largest_file, **more}
+        if trouble is not None:
+            request["trouble"] = {"root": str(folder / "runs"), "log": str(output.with_suffix(".moments")), **trouble}
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps({**request, "output": str(output), "code": str(code)}) + "\n")
+        self.process.stdin.flush()
+        return CommandProcess(int(self.process.stdout.readline()), output, code)
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def command_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
+    server = CommandServer(tmp_path_factory.mktemp("logs"))
+    yield server
+    server.close()
+
+
+@dataclass
+class ForkedProcesses:
+    """Several processes of one run, as far as ``subprocess.Popen`` of torchrun is used."""
+
+    members: list[CommandProcess]
+    returncode: int | None = None
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """What all have printed, after their end; one that fails takes the others with it, as torchrun has it."""
+        until = time.monotonic() + timeout
+        while not all(one.over() for one in self.members):
+            failed = any(one.over() and one.code.read_text() != "0" for one in self.members)
+            if failed or time.monotonic() > until:
+                time.sleep(1.0)  # for the others' own sentences
+                for one in self.members:
+                    if not one.over():
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(one.pid, signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        ended = [one.wait() for one in self.members]
+        self.returncode = next((code for code, _ in ended if code), 0)
+        return "".join(output for _, output in ended), None
+
+
+@pytest.fixture(scope="session")
+def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
+    """A second one, of which every process has other hashes than those of the first: sets are gone through in another order."""
+    server = CommandServer(tmp_path_factory.mktemp("logs"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def fork_processes(command_server: CommandServer, other_server: CommandServer) -> Callable[..., ForkedProcesses]:
+    """``fork_processes("run", "recipe.yaml", count=2)``: that many CPU processes of `ftft` on this machine, or of a ``script``,
+    as torchrun would start them, without the seconds that importing takes each."""
+
+    def launch(*arguments: str, count: int = 2, **more: Any) -> ForkedProcesses:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+        where |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
+        members = []
+        for rank in range(count):
+            server = (command_server, other_server)[rank % 2]
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            members.append(server.start(Path.cwd(), *arguments, environment={**where, **own}, **more))
+        return ForkedProcesses(members)
+
+    return launch
+
+
 @pytest.fixture(scope="session")
 def launch_hosts() -> Iterator[Callable[..., Any]]:
     """``launch_hosts("-m", "ftft", ...)``: torchrun once on each of two hosts, one CPU process each, started; gives the two
     ``subprocess.Popen``, whose output is one text each, and what the hosts are: two network namespaces with a cable between
     them where the system lets us lay it, else two rendezvous on the loopback, with the reason."""
-    import socket
-    import subprocess
-    import sys
 
     made = [f"ftft{os.getpid()}{which}" for which in "ab"]  # at most 15 characters, as the interfaces are called so, too
 

@@ -1,4 +1,4 @@
-"""The recorder under torchrun holds what one process with the same batches holds, in every process, and changes nothing.
+"""The recorder in two processes holds what one process with the same batches holds, in every process, and changes nothing.
 
 ``several_processes_script.py`` is started once in two processes; one process repeats its batches here.
 """
@@ -34,9 +34,9 @@ def script() -> Any:
 
 
 @pytest.fixture(scope="module")
-def folder(launch_processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(fork_processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
-    child = launch_processes(str(SCRIPT), str(folder))
+    child = fork_processes(str(folder), script=str(SCRIPT), modules=["transformers.trainer", "datasets"])
     output, _ = child.communicate(timeout=400)
     assert child.returncode == 0, output[-5000:]
     return folder

@@ -1,4 +1,4 @@
-"""Started by torchrun: short trainings with the model in shards, one for each method named; what came out of them is left in a
+"""Started in two processes: short trainings with the model in shards, one for each method named; what they came to is left in a
 folder for test_sharded.py."""
 
 from __future__ import annotations

@@ -32,12 +32,12 @@ def folders(tiny_folder: Callable[..., Path]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def left(folders: dict[str, str], launch_processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def left(folders: dict[str, str], fork_processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one pair of processes left of all methods."""
     folder = tmp_path_factory.mktemp("sharded")
     trials = {f"{one.question}.{one.name}": asked(one) for one in SAYING_YES}
     (folder / "asked.json").write_text(json.dumps({"folders": folders, "trials": trials}))
-    child = launch_processes(str(SCRIPT), str(folder))
+    child = fork_processes(str(folder), script=str(SCRIPT))
     output, _ = child.communicate(timeout=400)
     assert child.returncode == 0, output[-5000:]
     return folder

@@ -1,4 +1,4 @@
-"""Training runs that test_several_processes.py does in one process and, started by torchrun, in several."""
+"""Training runs that test_several_processes.py does in one process and in several."""
 
 from __future__ import annotations
 

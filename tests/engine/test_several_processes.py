@@ -1,6 +1,6 @@
 """Two processes are one training run: the same losses, weights and dynamics, one set of files, one decision.
 
-``process_script.py`` is started once by torchrun; each test reads what it left and holds it against one process.
+``process_script.py`` is started once in two processes; each test reads what it left and holds it against one process.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def script() -> Any:
 
 
 @pytest.fixture(scope="module")
-def folder(script: Any, launch_processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(script: Any, fork_processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left; a checkpoint of one process was there before."""
     folder = tmp_path_factory.mktemp("two")
     with pytest.raises(Interrupted):
         script.Run(folder / "from_one", dropout=0.2, signal_at=(0, 6)).go()
     for name in ("one_to_copies", "one_to_shards"):
         script.first_part(folder / name, script.CONTINUED[name][0])
-    child = launch_processes(str(SCRIPT), str(folder))
+    child = fork_processes(str(folder), script=str(SCRIPT))
     output, _ = child.communicate(timeout=400)
     assert child.returncode == 0, output[-5000:]
     return folder
@@ -204,8 +204,8 @@ def test_signal_to_one_process_stops_all_at_one_step_and_resuming_is_bit_equal(f
 
 
 @pytest.mark.slow
-def test_sums_over_three_processes_keep_their_order_after_resuming(launch_processes, tmp_path):
-    child = launch_processes(str(SCRIPT), str(tmp_path), "resume", count=3)
+def test_sums_over_three_processes_keep_their_order_after_resuming(fork_processes, tmp_path):
+    child = fork_processes(str(tmp_path), "resume", script=str(SCRIPT), count=3)
     output, _ = child.communicate(timeout=400)
     assert child.returncode == 0, output[-5000:]
     assert_resumed_as_straight(tmp_path, 3)

@@ -89,14 +89,14 @@ def test_a_packed_stage_is_the_padded_one_at_less_cost(tmp_path: Path, llama: Pa
 
 @pytest.mark.processes
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
-def test_two_processes_pack_their_parts_of_a_batch(tmp_path: Path, llama: Path, launch_processes: Any, sharding: str) -> None:
+def test_two_processes_pack_their_parts_of_a_batch(tmp_path: Path, llama: Path, fork_processes: Any, sharding: str) -> None:
     stage = {"model": {"path": str(llama), "dropout": 0.0}, "dynamics": {"mode": "online"}}
     (tmp_path / "one").mkdir()
     one = run_recipe(recipe_of(tmp_path / "one", llama, {"main": {**stage, "train": {**TRAIN, "pack": True}}}))
     stages = {"main": {**stage, "train": {**TRAIN, "pack": True, "sharding": sharding}}}
     recipe = recipe_to_dict(recipe_of(tmp_path, llama, stages))
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    process = launch_processes("-m", "ftft", "run", str(tmp_path / "recipe.yaml"))
+    process = fork_processes("run", str(tmp_path / "recipe.yaml"))
     output, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, output[-3000:]
     alone, both = (read_result(folder)["stages"]["main"] for folder in (one, tmp_path / "runs" / "packing"))

@@ -172,17 +172,17 @@ def test_ledger_holds_the_work_of_both_processes_once(runs):
     )
 
 
-def test_two_processes_verify_what_two_processes_ran(runs, launch_processes):
-    child = launch_processes("-m", "ftft", "verify", str(runs["two"]))
+def test_two_processes_verify_what_two_processes_ran(runs, fork_processes):
+    child = fork_processes("verify", str(runs["two"]))
     output, _ = child.communicate(timeout=DEADLINE)
     assert child.returncode == 0, output[-5000:]
     assert output.count("reference: 5 of 45 steps match in losses and weights") == output.count("verified, bit for bit") == 1
     assert "different here" not in output
 
 
-def test_wrong_recipe_is_one_sentence_of_the_first_process(tiny_bert_folder, launch_processes, tmp_path):
+def test_wrong_recipe_is_one_sentence_of_the_first_process(tiny_bert_folder, fork_processes, tmp_path):
     recipe = write_job(tmp_path / "job", tiny_bert_folder)
-    child = launch_processes("-m", "ftft", "run", str(recipe), "stages.main.train.epoch=3")
+    child = fork_processes("run", str(recipe), "stages.main.train.epoch=3")
     output, _ = child.communicate(timeout=DEADLINE)
     assert child.returncode != 0
     assert output.count("error: ") == output.count("epochs") == 1 and "process 1 of" not in output

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -114,18 +115,26 @@ def write_job(folder: Path, model: Path) -> Path:
     return path
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=ENVIRONMENT, timeout=DEADLINE, capture_output=True, text=True
     )
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one_and_its_model_loads_alone(tmp_path: Path, tiny_llama_folder: Path) -> None:
+def test_a_killed_run_ends_as_an_undisturbed_one_and_its_model_loads_alone(
+    command_server: Any, tmp_path: Path, tiny_llama_folder: Path
+) -> None:
+    def run(job: Path, **more: Any) -> tuple[int, str]:
+        arguments = [job.name] if more else ["run", job.name]
+        return command_server.start(job.parent, *arguments, modules=["trl.trainer.dpo_trainer", "peft"], **more).wait()
+
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
     undisturbed, killed = (write_job(tmp_path / name, tiny_llama_folder) for name in ("undisturbed", "killed"))
-    assert run(undisturbed.parent, "-m", "ftft", "run", undisturbed.name).returncode == 0
-    assert run(killed.parent, "-c", KILLED, killed.name).returncode == -9
-    again = run(killed.parent, "-m", "ftft", "run", killed.name)
-    assert again.returncode == 0, again.stderr
+    assert run(undisturbed)[0] == 0
+    assert run(killed, script=str(script))[0] == -9
+    code, said = run(killed)
+    assert code == 0, said
     folders = [path.parent / "runs" / "sums" for path in (undisturbed, killed)]
     one, other = (json.loads((folder / "result.json").read_text())["stages"] for folder in folders)
     assert other["sft"]["reused"] and len(other["dpo"]["training"]["losses"]) == 8
@@ -133,5 +142,5 @@ def test_a_killed_run_ends_as_an_undisturbed_one_and_its_model_loads_alone(tmp_p
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     assert one["dpo"]["training"]["losses"] == other["dpo"]["training"]["losses"]
     assert other["dpo"]["ledger"]["effective"]["training"]["steps"] == 8 and other["dpo"]["resume_differences"] == []
-    loaded = run(tmp_path, "-c", LOADED, str(folders[1] / "model"), str(killed.parent / "test.jsonl"))
+    loaded = run_alone(tmp_path, "-c", LOADED, str(folders[1] / "model"), str(killed.parent / "test.jsonl"))
     assert float(loaded.stdout) == pytest.approx(other["dpo"]["evaluation"]["test"]["metrics"]["loss"]["value"], abs=1e-5)

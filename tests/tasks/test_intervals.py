@@ -192,3 +192,12 @@ def test_ten_sets_of_five_thousand_take_seconds():
     for clusters in (None, np.arange(5000) // 2):
         intervals.paired_draws(labels, predictions, clusters=clusters, resamples=2000, seed=0)
     assert time.process_time() - started < 2.0  # some 0.3 s on an idle core: 10 sets take 1.5 s
+
+
+@pytest.mark.parametrize(("n", "clustered"), [(1, False), (7, False), (33, True), (1000, False), (20_000, True)])
+def test_resamples_are_those_of_drawing_one_after_another(n: int, clustered: bool) -> None:
+    clusters = np.arange(n) // 3 if clustered else None
+    member = np.arange(n) if clusters is None else clusters
+    units, generator = member[-1] + 1, np.random.default_rng(5)
+    expected = [np.bincount(generator.integers(units, size=units), minlength=units)[member] for _ in range(70)]
+    assert np.array_equal(intervals.bootstrap_multiplicities(n, clusters, 70, 5), expected)

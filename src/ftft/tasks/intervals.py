@@ -16,6 +16,7 @@ import pyarrow as pa
 from ftft.tasks.metrics import mean_f1
 
 BLOCK_ELEMENTS = 2**20  # multiplicities held at a time: 8 MiB as float64
+DRAWN_TOGETHER = 2**14  # units drawn in one call, which small sets spend their time on; more would leave the cache
 
 Seed = int | np.random.SeedSequence
 Measure = Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -50,10 +51,21 @@ def multiplicity_blocks(n: int, clusters: np.ndarray | None, resamples: int, see
     height = max(1, BLOCK_ELEMENTS // max(n, 1))
     for start in range(0, resamples, height):
         block = np.empty((min(height, resamples - start), n), dtype=np.int32)
-        for row in block:
-            drawn = np.bincount(generator.integers(units, size=units), minlength=units) if units else np.zeros(0)
-            row[:] = drawn if member is None else drawn[member]
+        together = max(1, DRAWN_TOGETHER // max(units, 1))
+        for first in range(0, len(block), together):
+            part = block[first : first + together]
+            drawn = _units_drawn(units, len(part), generator)
+            part[:] = drawn if member is None else drawn[:, member]
         yield block
+
+
+def _units_drawn(units: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """int64 [resamples, units]: how often each unit is drawn; the same as resample by resample."""
+    if not units:
+        return np.zeros((resamples, 0), dtype=np.int64)
+    drawn = generator.integers(units, size=(resamples, units))
+    drawn += np.arange(resamples)[:, None] * units
+    return np.bincount(drawn.ravel(), minlength=resamples * units).reshape(resamples, units)
 
 
 def bootstrap_multiplicities(n: int, clusters: np.ndarray | None, resamples: int, seed: Seed) -> np.ndarray:

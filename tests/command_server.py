@@ -3,16 +3,19 @@ everything and run a recipe: the seconds that this takes are spent once.
 
 One JSON line on standard input asks for one process: {"folder": its working folder, "arguments": of the command, "output":
 the file that gets what it prints, "largest_file": bytes or null, "code": the file that gets its exit code (minus the signal's
-number where one ended it), "trouble": what trouble.py's class is given, or left out}. The answer is its number. At the end of
-the input what still runs is killed.
+number where one ended it), "trouble": what trouble.py's class is given, or left out, "script": a file that is run in the
+command's place, or left out, "environment": variables of its own, or left out, "modules": more to import before, or left out}.
+The answer is its number. At the end of the input what still runs is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import resource
+import runpy
 import select
 import signal
 import sys
@@ -104,8 +107,11 @@ def small_recipe() -> dict[str, Any]:
 
 def become(request: dict[str, Any]) -> None:
     """Be the command, in a process that was just forked."""
+    import numpy as np
+
     from ftft.cli.main import main
 
+    np.random.seed()  # as if it had begun on its own; Python's own generator sees to that
     code: Any = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -117,11 +123,19 @@ def become(request: dict[str, Any]) -> None:
         if request["largest_file"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], request["largest_file"]))
         if request.get("trouble"):
+            sys.path.insert(0, str(Path(__file__).with_name("run")))
             from trouble import Trouble
 
             Trouble(**request["trouble"]).install()
-        sys.argv = ["ftft", *request["arguments"]]
-        main()
+        os.environ.update(request.get("environment", {}))
+        script = request.get("script")
+        sys.argv = [script or "ftft", *request["arguments"]]
+        if script is None:
+            main()
+        else:
+            sys.path.insert(0, str(Path(script).parent))
+            runpy.run_path(script, run_name="__main__")
+            code = 0
     except SystemExit as end:
         code = end.code or 0
     except BaseException:
@@ -148,6 +162,8 @@ def serve() -> None:
             if not line:
                 break
             request = json.loads(line)
+            for module in request.get("modules", ()):
+                importlib.import_module(module)
             child = os.fork()
             if child == 0:
                 become(request)
