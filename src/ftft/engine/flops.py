@@ -9,61 +9,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count, shape_wrapper
-
-aten = torch.ops.aten
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 # The CPU's fused attention (taken without dropout, as in evaluation); torch's counter knows that of other devices only.
 # Each is called with the shapes of the operation's arguments.
-CPU_ATTENTION: dict[Any, Any] = {
-    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
     ),
 }
 
-# What a tensor says of itself, which is no work and is left to it.
-SAID = {
-    aten.sym_is_contiguous, aten.is_contiguous, aten.is_strides_like_format, aten.is_non_overlapping_and_dense, aten.size,
-    aten.sym_size, aten.stride, aten.sym_stride, aten.storage_offset, aten.sym_storage_offset, aten.numel, aten.sym_numel,
-    aten.dim, torch.ops.prim.layout,
-}  # fmt: skip
-
 Shape = tuple[str, int, int]  # what was done ("train", "predict"), examples, tokens of the padded batch's length
-
-
-class Operations(TorchDispatchMode):
-    """Counts in ``total`` what is computed inside, as torch's FlopCounterMode does and by its formulas. That one also counts
-    each module's own and asks of every call anew whether it is made of others: a small step takes it twice as long."""
-
-    supports_higher_order_operators = True
-    whole: set[Any] = {torch.ops.prim.device.default}  # operations that are not made of others
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-        self.formulas = {**flop_registry, **{name: shape_wrapper(formula) for name, formula in CPU_ATTENTION.items()}}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in self.whole:
-            if not isinstance(func, torch._ops.OpOverload) or func.overloadpacket in SAID:
-                return NotImplemented  # nor is one counted that takes functions
-            with self:
-                made = func.decompose(*args, **kwargs)
-            if made is not NotImplemented:
-                return made
-            self.whole.add(func)
-        found = func(*args, **kwargs)
-        formula = self.formulas.get(func.overloadpacket)
-        if formula is not None:
-            self.total += int(formula(*args, **kwargs, out_val=found))
-        return found
 
 
 class FlopCounter:
@@ -80,9 +40,9 @@ class FlopCounter:
         if shape in self.known:
             yield
         else:
-            with Operations() as operations:
+            with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as mode:
                 yield
-            self.known[shape] = operations.total
+            self.known[shape] = int(mode.get_total_flops())
         self.spent += self.known[shape]
 
     def estimate(self, kind: str, examples: int, length: int) -> float:
