@@ -28,6 +28,7 @@ from typing import Any
 
 def warm_up() -> None:
     """Import what a run needs, and run one: much is imported, and made ready, by the first call alone."""
+    from accelerate.state import AcceleratorState, GradientState
     from transformers import BertConfig, BertForSequenceClassification
 
     from ftft.cli.main import main
@@ -45,6 +46,8 @@ def warm_up() -> None:
         if not Path("runs/recipe/result.json").is_file():
             raise RuntimeError("the run that was to warm up did not end")
         os.chdir(here)
+    AcceleratorState._reset_state(reset_partial_state=True)  # the next run may be one of several processes
+    GradientState._reset_state()
 
 
 @contextlib.contextmanager

@@ -32,10 +32,6 @@ TEXT = (
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-_:;()"
 SIZE = 16
 ANSWERED = ("good", "bad", "film", "movie", "dog", "cat", "people", "place", "plot", "food", "man", "woman")
-
-
-# Nobody cuts the power of a test: the disk need not be waited for, some hundred times a run. Processes that tests start wait.
-os.fsync = lambda descriptor: os.fstat(descriptor) and None
 _frozen_at = 0  # modules
 
 
@@ -62,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_wait_for_the_disk() -> Iterator[None]:
     """Flushing a file takes a millisecond or many, hundreds of times a run, and guards against a loss of power, which no test
     brings about; that it is asked for, and before what, the storms and the checkpoints' tests see."""
-    flush, os.fsync = os.fsync, lambda descriptor: None
+    flush, os.fsync = os.fsync, lambda descriptor: os.fstat(descriptor) and None
     yield
     os.fsync = flush
 
