@@ -188,6 +188,8 @@ def kto(folder: Path, **changes: Any) -> dict[str, Any]:
 
 MAKERS = {"dpo": dpo, "kto": kto, "grpo": grpo}
 LORA = {"name": "lora", "rank": 2, "dropout": 0.1}
+DORA = {"name": "peft", "type": "lora", "options": {"r": 2, "use_dora": True}}
+IA3 = {"name": "peft", "type": "ia3"}
 
 
 @pytest.mark.slow
@@ -197,8 +199,17 @@ LORA = {"name": "lora", "rank": 2, "dropout": 0.1}
         ("dpo", "full", None, 4),
         ("dpo", LORA, 4, 5),
         ("kto", "full", None, 5),
+        ("kto", LORA, None, 4),
+        ("kto", "linear_probe", None, 3),
+        ("kto", "s2ft", None, 5),
+        ("kto", DORA, None, 5),
+        ("kto", IA3, None, 5),
         ("grpo", LORA, 4, 4),
         ("grpo", "full", None, 5),
+        ("grpo", "linear_probe", None, 5),
+        ("grpo", "s2ft", None, 5),
+        ("grpo", DORA, None, 5),
+        ("grpo", IA3, None, 5),
     ],
 )
 def test_resumed_is_undisturbed_bit_for_bit(
