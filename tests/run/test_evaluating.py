@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import ftft.run.evaluating
 from ftft.data.loading import load_data
@@ -197,9 +198,10 @@ def test_a_saved_model_is_measured_in_its_precision_unless_the_recipe_says_anoth
     saved = save_model(tmp_path / "m", model, tiny_tokenizer, metadata={"precision": told})
     used, predict = [], ftft.run.evaluating.predict
 
-    def watched(*given: Any, precision: str, **more: Any) -> Any:
+    def watched(loaded: Any, *given: Any, precision: str, **more: Any) -> Any:
         used.append(precision)
-        return predict(*given, precision="fp32", **more)
+        assert next(loaded.parameters()).dtype == (torch.float64 if precision == "fp64" else torch.float32)
+        return predict(loaded, *given, precision="fp32", **more)
 
     monkeypatch.setattr(ftft.run.evaluating, "predict", watched)
     monkeypatch.setattr("ftft.engine.precision.resolve", lambda setting, device: "found" if setting == "auto" else setting)

@@ -66,7 +66,8 @@ def evaluate_saved(
     def load() -> Ready:
         if is_predictor(model):
             return ready(*load_finished(model, task.model), precision)
-        loaded = load_model(settings, task.model, data.train.label_names, seed=recipe.seed, require_head=True)
+        dtype = precisions.weights_in(precision) if precision == "fp64" else None  # else as it was saved
+        loaded = load_model(settings, task.model, names, seed=recipe.seed, require_head=True, dtype=dtype)
         return ready(loaded.model, loaded.processor, precision)
 
     prior, from_model = _prior_of_saved(told, data)
