@@ -2,9 +2,10 @@
 everything and run a recipe: the seconds that this takes are spent once.
 
 One JSON line on standard input asks for one process: {"folder": its working folder, "arguments": of the command, "output":
-the file that gets what it prints, "largest_file": bytes or null, "code": the file that gets its exit code (minus the signal's
-number where one ended it), "trouble": what trouble.py's class is given, or left out, "script": a file that is run in the
-command's place, or left out, "environment": variables of its own, or left out, "modules": more to import before, or left out}.
+the file that gets what it prints, "errors": another for what it prints as such, or left out, "largest_file": bytes or null,
+"code": the file that gets its exit code (minus the signal's number where one ended it), "trouble": what trouble.py's class is
+given, or left out, "script": a file that is run in the command's place, or left out, "environment": variables of its own, or
+left out, "modules": more to import before, or left out}.
 The answer is its number. At the end of the input what still runs is killed.
 """
 
@@ -119,9 +120,8 @@ def become(request: dict[str, Any]) -> None:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for descriptor in (1, 2):
-            os.dup2(output, descriptor)
+        for descriptor, file in ((1, request["output"]), (2, request.get("errors", request["output"]))):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
         os.chdir(request["folder"])
         if request["largest_file"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], request["largest_file"]))
@@ -139,8 +139,11 @@ def become(request: dict[str, Any]) -> None:
             sys.path.insert(0, str(Path(script).parent))
             runpy.run_path(script, run_name="__main__")
             code = 0
-    except SystemExit as end:
+    except SystemExit as end:  # as Python ends: with a number, or with a sentence and 1
         code = end.code or 0
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()

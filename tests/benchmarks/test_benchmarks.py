@@ -7,9 +7,10 @@ import platform
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,23 +51,19 @@ def taking_turns():
     yield from shared_module("taking_turns")
 
 
-@pytest.fixture(scope="module")
-def run_script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """``run_script(name, *arguments, cwd=)``: a benchmark's script in a process of its own, to its end (script_server.py)."""
-    command = [sys.executable, str(Path(__file__).with_name("script_server.py"))]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def run_script(command_server: Any, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run_script(name, *arguments)``: a benchmark's script in a process of its own in ``tmp_path``, to its end."""
 
-    def run(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        said = tmp_path_factory.mktemp(name)
-        request = {"script": str(FOLDER / f"{name}.py"), "arguments": arguments, "folder": str(cwd)}
-        request |= {one: str(said / one) for one in ("out", "err")}
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess([name, *arguments], code, (said / "out").read_text(), (said / "err").read_text())
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        errors = tmp_path / "errors"
+        errors.touch()
+        modules = ["datasets", "transformers.trainer"]
+        script = str(FOLDER / f"{name}.py")
+        code, said = command_server.start(tmp_path, *arguments, script=script, errors=str(errors), modules=modules).wait()
+        return subprocess.CompletedProcess([name, *arguments], code, said, errors.read_text())
 
-    yield run
-    server.communicate()
+    return run
 
 
 @pytest.fixture
@@ -92,7 +89,7 @@ def test_script_runs_and_prints_ratios(script, ratios, run_script, tmp_path):
     out = tmp_path / "result.json"
     # All of compiling but the code for this processor, which takes a C++ compiler most of a minute; dropout draws others too.
     backend = ["--backend", "aot_eager_decomp_partition"] if script == "faster_models" else []
-    done = run_script(script, "--smoke", "--threads", "1", "--out", str(out), *backend, cwd=tmp_path)
+    done = run_script(script, "--smoke", "--threads", "1", "--out", str(out), *backend)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads(out.read_text())
@@ -117,7 +114,7 @@ def test_script_runs_and_prints_ratios(script, ratios, run_script, tmp_path):
 @pytest.mark.slow
 def test_the_profile_of_a_step_says_what_lies_outside_the_model(run_script, tmp_path):
     out = tmp_path / "result.json"
-    done = run_script("step_profile", "--smoke", "--threads", "1", "--out", str(out), cwd=tmp_path)
+    done = run_script("step_profile", "--smoke", "--threads", "1", "--out", str(out))
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     for key in ("realistic_lengths", "32_tokens"):
