@@ -1,4 +1,4 @@
-"""Which number format the matrix products run in."""
+"""Which device a process computes on, and in which number format its matrix products run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ import torch
 Precision = Literal["fp32", "bf16", "fp64"]
 
 WORTHWHILE = 1.2  # bf16 has to be this much faster to be chosen: below, its rounding buys nothing
+
+
+def device_here() -> torch.device:
+    """What a process alone computes on: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def has_native_bf16(device: torch.device) -> bool:

@@ -17,6 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorConverter, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from ftft.engine.precision import device_here
+
 aten = torch.ops.aten
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
@@ -82,7 +84,7 @@ class ShapesOnly:
     for their shapes. What is made inside one cannot be used inside another."""
 
     def __init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device_here()
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._mode.fake_tensor_converter = _Forgetful()
         self._entered: list[ExitStack] = []

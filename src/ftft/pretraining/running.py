@@ -139,9 +139,7 @@ def _pretrain(settings: Settings, plan: dict[str, Any], notify: Notify) -> dict[
 
 def _prepare(settings: Settings, plan: dict[str, Any], notify: Notify) -> dict[str, Any]:
     """The facts of the tokenised text, computed once; the file that keeps them is written last."""
-    import torch
-
-    from ftft.engine.precision import resolve
+    from ftft.engine.precision import device_here, resolve
 
     path = settings.work / PREPARED
     if path.exists():
@@ -160,7 +158,7 @@ def _prepare(settings: Settings, plan: dict[str, Any], notify: Notify) -> dict[s
     if settings.held_out is not None:
         data["held_out"] = write_tokens(settings.work / HELD_OUT, pieces_of([settings.held_out], settings.column), tokenizer)
     _blocks(settings, tokenizer)  # refuses too short a text before anything is kept
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here()
     prepared = {"plan": plan, "data": data, "precision": resolve("auto", device), "vocabulary": len(tokenizer)}
     write_json(path, prepared, kind="pretraining")
     return prepared
@@ -192,8 +190,8 @@ def _train(
     held_out: Blocks,
     notify: Notify,
 ) -> dict[str, Any]:
-    import torch
 
+    from ftft.engine.precision import device_here
     from ftft.models.saving import save_model
     from ftft.pretraining.card import card
     from ftft.pretraining.loop import WARMUP, Run, blocks_seen, train
@@ -208,7 +206,7 @@ def _train(
     notify({"event": "pretraining", "kind": settings.kind, "precision": prepared["precision"], **counts})
     run = Run(
         kind=kind,
-        objective=objective.to("cuda" if torch.cuda.is_available() else "cpu"),
+        objective=objective.to(device_here()),
         blocks=blocks,
         held_out=held_out,
         steps=plan["steps"],

@@ -40,13 +40,8 @@ Ready = tuple[torch.nn.Module, Any, precisions.Precision]  # a model where it co
 
 def ready(model: torch.nn.Module, processor: Any, precision: Any) -> Ready:
     """A model to predict with: on the accelerator where there is one, "auto" resolved for it."""
-    device = device_here()
+    device = precisions.device_here()
     return model.to(device), processor, precisions.resolve(precision, device)
-
-
-def device_here() -> torch.device:
-    """Where models are measured."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)

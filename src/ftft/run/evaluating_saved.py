@@ -22,7 +22,7 @@ from ftft.models.kinds import kind_of
 from ftft.models.known import contamination
 from ftft.models.loading import load_model
 from ftft.models.settings import ModelSettings
-from ftft.run.evaluating import Ready, device_here, evaluate, ready, write_named_predictions
+from ftft.run.evaluating import Ready, evaluate, ready, write_named_predictions
 from ftft.run.evaluators import of_predictions
 from ftft.run.portable import portable_path
 from ftft.run.recipe import Recipe, Stage, result_stage
@@ -61,7 +61,7 @@ def evaluate_saved(
 
     told = _told_by(model)
     stage = recipe.stages[result_stage(recipe)]
-    precision = precisions.resolve(_precision_of(stage, told), device_here())
+    precision = precisions.resolve(_precision_of(stage, told), precisions.device_here())
 
     def load() -> Ready:
         if is_predictor(model):
